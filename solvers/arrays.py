@@ -1,0 +1,49 @@
+"""Array-library neutral helpers: one text runs on numpy and on torch, on any device.
+
+Everything in `solvers` works on trusted float64 laws along the last axis; `tradeoff.problem` is the door
+where input is checked and converted.
+"""
+
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace
+
+Array: TypeAlias = Any
+"""An array of any library that `array_api_compat` knows; laws are `[..., vocab]`, row quantities `[...]`."""
+
+
+def positive_part(array: Array) -> Array:
+    """Return `max(array, 0)` elementwise."""
+    xp = array_namespace(array)
+    return xp.where(array > 0, array, xp.zeros_like(array))
+
+
+def safe_divide(numerator: Array, denominator: Array, otherwise: Array | float) -> Array:
+    """Return `numerator / denominator` where the denominator is positive, `otherwise` elsewhere."""
+    xp = array_namespace(numerator, denominator)
+    positive = denominator > 0
+    # numpy warns of x / 0 even where the quotient is then discarded
+    quotient = numerator / xp.where(positive, denominator, xp.ones_like(denominator))
+    return xp.where(positive, quotient, xp.zeros_like(quotient) + otherwise)
+
+
+def safe_log(array: Array) -> Array:
+    """Return `log(array)`, minus infinity at zero, without a warning."""
+    xp = array_namespace(array)
+    positive = array > 0
+    return xp.where(positive, xp.log(xp.where(positive, array, xp.ones_like(array))), -xp.inf)
+
+
+def mass(array: Array, *, keepdims: bool = False) -> Array:
+    """Sum over the vocabulary axis."""
+    return array_namespace(array).sum(array, axis=-1, keepdims=keepdims)
+
+
+def normalised(masses: Array, otherwise: Array) -> Array:
+    """Scale every row of masses to sum 1; a row without mass becomes the row of `otherwise`.
+
+    A residual without mass belongs to a position that never rejects, so any law would do; callers give the
+    target, which keeps even a rounding-level rejection harmless.
+    """
+    total = mass(masses, keepdims=True)
+    return safe_divide(masses, total, otherwise)

@@ -1,0 +1,26 @@
+"""What a speculative decoder gives away, the rule that gives away least, exactly.
+
+>>> import numpy as np, tradeoff
+>>> front = tradeoff.solve_pareto(np.array([0.7, 0.2, 0.1]), np.array([0.4, 0.4, 0.2]), divergence="kl")
+>>> point = front.at(rejection=0.15)
+>>> float(point.floor).__round__(4), float(point.ceiling).__round__(4)
+(0.75, 1.375)
+"""
+
+from solvers.errors import InputError, SolverError
+from tradeoff import rules
+from tradeoff.outcome import Outcome, evaluate
+from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
+from tradeoff.rule import Rule
+
+__all__ = [
+    "InputError",
+    "Outcome",
+    "ParetoFront",
+    "ParetoPoint",
+    "Rule",
+    "SolverError",
+    "evaluate",
+    "rules",
+    "solve_pareto",
+]

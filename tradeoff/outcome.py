@@ -1,0 +1,136 @@
+"""What a rule does to the output law of one position: exact, from the laws, no sampling."""
+
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace
+
+from solvers.arrays import Array, mass
+from solvers.divergences import DIVERGENCES, total_variation
+from solvers.errors import InputError
+from tradeoff.problem import SUM_TOLERANCE, validated
+from tradeoff.rule import Rule
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """The exact effect of one rule on one pair of laws, or on a batch of pairs.
+
+    Parameters
+    ----------
+    draft, target
+        The laws, `[..., vocab]`, float64.
+    acceptance
+        b(x), `[..., vocab]`.
+    residual
+        The law after a rejection, `[..., vocab]`, or one law per rejected token, `[..., vocab, vocab]`.
+    rejection
+        Probability that the drafted token is rejected, 1 - sum b draft, `[...]`.
+    output_law
+        Law of the token that is emitted, `[..., vocab]`.
+    """
+
+    draft: Array
+    target: Array
+    acceptance: Array
+    residual: Array
+    rejection: Array
+    output_law: Array
+
+    @property
+    def tv(self) -> Array:
+        """TV(output, target), `[...]`: the paper's bias."""
+        return DIVERGENCES["tv"].value(self.output_law, self.target)
+
+    @property
+    def kl(self) -> Array:
+        """KL(output, target) in nats, `[...]`; infinite where the rule leaks."""
+        return DIVERGENCES["kl"].value(self.output_law, self.target)
+
+    @property
+    def reverse_kl(self) -> Array:
+        """KL(target, output) in nats, `[...]`."""
+        return DIVERGENCES["reverse_kl"].value(self.output_law, self.target)
+
+    @property
+    def chi2(self) -> Array:
+        """Pearson's sum (output - target)^2 / target, `[...]`."""
+        return DIVERGENCES["chi2"].value(self.output_law, self.target)
+
+    @property
+    def hellinger(self) -> Array:
+        """Squared Hellinger distance 1 - sum sqrt(output target), `[...]`."""
+        return DIVERGENCES["hellinger"].value(self.output_law, self.target)
+
+    @property
+    def gap(self) -> Array:
+        """R + TV(output, target) - TV(draft, target) >= 0, `[...]`: distance to the TV front (Theorem 5)."""
+        return self.rejection + self.tv - total_variation(self.draft, self.target)
+
+    @property
+    def leak(self) -> Array:
+        """Output mass on tokens to which the target gives none, `[...]`."""
+        xp = array_namespace(self.target)
+        return mass(xp.where(self.target > 0, xp.zeros_like(self.output_law), self.output_law))
+
+
+def apply_rule(rule: Rule, draft: Array, target: Array) -> Outcome:
+    """Compute the outcome of a rule on trusted float64 laws; `evaluate` is the checked door to it."""
+    xp = array_namespace(draft, target)
+    acceptance, residual = rule.acceptance(draft, target), rule.residual(draft, target)
+    accepted = acceptance * draft
+    rejection = 1.0 - mass(accepted)
+    rejection = xp.where(rejection > 0, rejection, xp.zeros_like(rejection))
+    if residual.ndim == draft.ndim:
+        replaced = xp.expand_dims(rejection, axis=-1) * residual
+    else:
+        replaced = xp.squeeze(xp.expand_dims(draft - accepted, axis=-2) @ residual, axis=-2)
+    return Outcome(
+        draft=draft,
+        target=target,
+        acceptance=acceptance,
+        residual=residual,
+        rejection=rejection,
+        output_law=accepted + replaced,
+    )
+
+
+def evaluate(rule: Rule, draft: Array, target: Array) -> Outcome:
+    """Evaluate a verification rule exactly.
+
+    output(y) = b(y) draft(y) + sum_x draft(x) (1 - b(x)) P(y | x), with P(y | x) = P(y) for most rules.
+
+    Parameters
+    ----------
+    rule
+        Any `Rule`, such as those of `tradeoff.rules`.
+    draft, target
+        Laws `[..., vocab]`, numpy or torch; results come back as the same kind, in float64.
+
+    Raises
+    ------
+    InputError
+        Laws that are not laws, or a rule whose acceptance or residual is not one.
+
+    Notes
+    -----
+    The bound behind `Outcome.gap`: docs/theory.md T6.
+    """
+    problem = validated(draft, target)
+    outcome = apply_rule(rule, problem.draft, problem.target)
+    _check_rule(rule, outcome)
+    return outcome
+
+
+def _check_rule(rule: Rule, outcome: Outcome) -> None:
+    """A rule is the user's own code: its output is input to us."""
+    acceptance, residual = outcome.acceptance, outcome.residual
+    xp = array_namespace(acceptance)
+    if acceptance.shape != outcome.draft.shape:
+        raise InputError(
+            f"{rule!r}: expected an acceptance of shape {tuple(outcome.draft.shape)}; got {tuple(acceptance.shape)}"
+        )
+    if not bool(xp.all((acceptance >= 0) & (acceptance <= 1))):
+        raise InputError(f"{rule!r}: expected acceptance probabilities in [0, 1]; clip them in the rule")
+    lawful = (residual >= 0) & (xp.abs(mass(residual, keepdims=True) - 1.0) <= SUM_TOLERANCE)
+    if not bool(xp.all(lawful)):
+        raise InputError(f"{rule!r}: expected a residual law, >= 0 and summing to 1; normalise it in the rule")

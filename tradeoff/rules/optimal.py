@@ -1,0 +1,92 @@
+"""The rules on the universal front: no rule at the same rejection is nearer to the target in any f-divergence."""
+
+import math
+from dataclasses import dataclass
+
+from solvers.arrays import Array
+from solvers.closed_form import (
+    RatioClip as Clip,
+)
+from solvers.closed_form import (
+    ratio_clip_at_ceiling,
+    ratio_clip_at_price,
+    ratio_clip_at_rejection,
+)
+from solvers.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioClip:
+    """The ratio clip: output law clip(draft, c target, C target), the optimum for every f-divergence.
+
+    Accept with min(1, C target / draft), residual [c target - draft]_+ / R. Exactly one of the two knobs:
+
+    Parameters
+    ----------
+    ceiling
+        C >= 1, the same at every position; 1 is lossless, infinity accepts whatever the target knows.
+    rejection
+        R >= 0, the same at every position; a position whose TV is below R stays lossless.
+
+    Notes
+    -----
+    Mentored decoding with alpha = 1/C, beta = 1/c (Tran-Thien 2023; Tran-Thien and Nock, arXiv 2609.30474).
+    Leviathan's lenience l = 1/C has the same acceptance and the residual of lossless sampling instead.
+    docs/theory.md T1.
+    """
+
+    ceiling: float | None = None
+    rejection: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.ceiling is None) == (self.rejection is None):
+            raise InputError("RatioClip: expected exactly one of ceiling= and rejection=")
+        if self.ceiling is not None and not self.ceiling >= 1:
+            raise InputError(f"ceiling: expected a number >= 1; got {self.ceiling}; 1 is lossless")
+        if self.rejection is not None and not 0 <= self.rejection <= 1:
+            raise InputError(f"rejection: expected a probability in [0, 1]; got {self.rejection}")
+
+    def _clip(self, draft: Array, target: Array) -> Clip:
+        if self.ceiling is not None:
+            return ratio_clip_at_ceiling(draft, target, self.ceiling)
+        return ratio_clip_at_rejection(draft, target, self.rejection)
+
+    def acceptance(self, draft: Array, target: Array) -> Array:
+        """Return min(1, C target / draft), `[..., vocab]`."""
+        return self._clip(draft, target).acceptance
+
+    def residual(self, draft: Array, target: Array) -> Array:
+        """Return [c target - draft]_+, normalised, `[..., vocab]`."""
+        return self._clip(draft, target).residual
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonPrice:
+    """The ratio clip that spends one price per rejection at every position: C / c = e^price everywhere.
+
+    Position by position it minimises KL(output, target) + price * rejection; over a collection of positions
+    it therefore has the least total KL at its own total rejection.
+
+    Parameters
+    ----------
+    price
+        Nats of KL per rejection, >= 0; 0 is lossless, infinity the least rejection of finite KL.
+
+    Notes
+    -----
+    docs/theory.md T4.
+    """
+
+    price: float
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.price) or self.price < 0:
+            raise InputError(f"price: expected a number >= 0 (nats per rejection); got {self.price}; 0 is lossless")
+
+    def acceptance(self, draft: Array, target: Array) -> Array:
+        """Return min(1, C target / draft), `[..., vocab]`."""
+        return ratio_clip_at_price(draft, target, self.price).acceptance
+
+    def residual(self, draft: Array, target: Array) -> Array:
+        """Return [c target - draft]_+, normalised, `[..., vocab]`."""
+        return ratio_clip_at_price(draft, target, self.price).residual
