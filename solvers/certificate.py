@@ -2,7 +2,7 @@
 
 from array_api_compat import array_namespace
 
-from solvers.arrays import Array, mass, safe_divide
+from solvers.arrays import ROUNDING, Array, mass, safe_divide
 from solvers.closed_form import ceiling_mass
 from solvers.divergences import Divergence
 
@@ -10,7 +10,7 @@ from solvers.divergences import Divergence
 def dual_bound(
     draft: Array, target: Array, rejection: Array, *, floor: Array, ceiling: Array, divergence: Divergence
 ) -> Array:
-    """Bound D_f(pi, q) from below over every law pi with TV(p, pi) <= R, whatever 0 <= c <= C (T5).
+    """Bound D_f(pi, q) from below over every law pi with TV(p, pi) <= R, whatever 0 <= c <= C with C > 0 (T5).
 
     With s = clip(p / q, c, C), convexity gives q f(pi/q) >= q f(s) + f'(s)(pi - q s), and moving mass R
     changes sum f'(s) pi by at most (f'(C) - f'(c)) R, so
@@ -48,5 +48,5 @@ def dual_bound(
     bounded = xp.isfinite(price)
     bound = f.value(clipped, q) + linear - xp.where(bounded, price, xp.zeros_like(price)) * rejection
     off_support = mass(xp.where(q > 0, zero, p))
-    unattainable = (off_support > rejection) & ~xp.isfinite(f.derivative(infinity))
+    unattainable = (off_support > rejection + ROUNDING) & ~xp.isfinite(f.derivative(infinity))
     return xp.where(unattainable, infinity, xp.where(bounded, bound, -infinity))

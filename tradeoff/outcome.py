@@ -75,8 +75,11 @@ class Outcome:
 
 def apply_rule(rule: Rule, draft: Array, target: Array) -> Outcome:
     """Compute the outcome of a rule on trusted float64 laws; `evaluate` is the checked door to it."""
+    return _outcome(draft, target, rule.acceptance(draft, target), rule.residual(draft, target))
+
+
+def _outcome(draft: Array, target: Array, acceptance: Array, residual: Array) -> Outcome:
     xp = array_namespace(draft, target)
-    acceptance, residual = rule.acceptance(draft, target), rule.residual(draft, target)
     accepted = acceptance * draft
     rejection = 1.0 - mass(accepted)
     rejection = xp.where(rejection > 0, rejection, xp.zeros_like(rejection))
@@ -116,19 +119,25 @@ def evaluate(rule: Rule, draft: Array, target: Array) -> Outcome:
     The bound behind `Outcome.gap`: docs/theory.md T6.
     """
     problem = validated(draft, target)
-    outcome = apply_rule(rule, problem.draft, problem.target)
-    _check_rule(rule, outcome)
-    return outcome
+    draft, target = problem.draft, problem.target
+    acceptance, residual = rule.acceptance(draft, target), rule.residual(draft, target)
+    _check_rule(rule, draft, acceptance, residual)
+    return _outcome(draft, target, acceptance, residual)
 
 
-def _check_rule(rule: Rule, outcome: Outcome) -> None:
+def _check_rule(rule: Rule, draft: Array, acceptance: Array, residual: Array) -> None:
     """A rule is the user's own code: its output is input to us."""
-    acceptance, residual = outcome.acceptance, outcome.residual
-    xp = array_namespace(acceptance)
-    if acceptance.shape != outcome.draft.shape:
-        raise InputError(
-            f"{rule!r}: expected an acceptance of shape {tuple(outcome.draft.shape)}; got {tuple(acceptance.shape)}"
-        )
+    xp, shape = array_namespace(draft), tuple(draft.shape)
+    for name, array, shapes in (
+        ("an acceptance", acceptance, (shape,)),
+        ("a residual", residual, (shape, (*shape, shape[-1]))),
+    ):
+        if type(array) is not type(draft) or tuple(array.shape) not in shapes:
+            wanted = " or ".join(str(each) for each in shapes)
+            raise InputError(
+                f"{rule!r}: expected {name} of shape {wanted}, of the laws' own array type; "
+                f"got {type(array).__name__} of shape {tuple(getattr(array, 'shape', ()))}"
+            )
     if not bool(xp.all((acceptance >= 0) & (acceptance <= 1))):
         raise InputError(f"{rule!r}: expected acceptance probabilities in [0, 1]; clip them in the rule")
     lawful = (residual >= 0) & (xp.abs(mass(residual, keepdims=True) - 1.0) <= SUM_TOLERANCE)

@@ -65,7 +65,7 @@ class ParetoPoint:
         gap = xp.where(finite, self.divergence, xp.zeros_like(self.divergence)) - xp.where(
             finite, self.lower_bound, xp.zeros_like(self.lower_bound)
         )
-        unproven = ~finite & xp.isfinite(self.lower_bound)
+        unproven = ~finite & (self.lower_bound < xp.inf)
         return xp.where(unproven, xp.zeros_like(gap) + xp.inf, gap)
 
 
@@ -122,7 +122,7 @@ def solve_pareto(
     target: Array,
     *,
     divergence: str = "tv",
-    rejection: float | Sequence[float] | None = None,
+    rejection: Any = None,
     solver: Solver = "closed_form",
 ) -> ParetoFront:
     """Find the least divergence to the target at every rejection probability.
@@ -170,7 +170,7 @@ def solve_pareto(
     if rejection is None:
         grid = [widest * (step / (GRID - 1)) for step in range(GRID)]
     else:
-        wanted = [rejection] if isinstance(rejection, float | int) else list(rejection)
+        wanted = list(rejection) if isinstance(rejection, Sequence) or getattr(rejection, "ndim", 0) else [rejection]
         grid = [checked_rejection(each, widest) for each in wanted]
         if not grid:
             raise InputError("rejection: expected at least one value; got none; leave it out for the whole front")

@@ -14,6 +14,10 @@ SUM_TOLERANCE = 2e-5
 truncated and not renormalised by 1e-4 and more. Half-precision laws get two units of their own rounding."""
 
 
+SMALLEST_MASS = float(np.finfo(np.float64).tiny)
+"""Subnormal masses count as zero: their reciprocals, hence likelihood ratios, are beyond float64."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
     """A draft law and a target law that can be trusted.
@@ -48,8 +52,7 @@ def validated(draft: Array, target: Array) -> Problem:
     InputError
         Unlike libraries or shapes, no vocabulary, NaN, infinity, negative mass, a sum that is not 1.
     """
-    draft = draft if is_array_api_obj(draft) else np.asarray(draft)
-    target = target if is_array_api_obj(target) else np.asarray(target)
+    draft, target = _as_array(draft, "draft"), _as_array(target, "target")
     try:
         xp = array_namespace(draft, target)
     except TypeError:
@@ -75,6 +78,15 @@ def validated(draft: Array, target: Array) -> Problem:
     )
 
 
+def _as_array(law: Any, name: str) -> Array:
+    if is_array_api_obj(law):
+        return law
+    try:
+        return np.asarray(law)
+    except ValueError:
+        raise InputError(f"{name} law: expected rows of equal length, [..., vocab]; got ragged nested lists") from None
+
+
 def _checked(law: Array, name: str) -> Array:
     xp = array_namespace(law)
     resolution = xp.finfo(law.dtype).eps if xp.isdtype(law.dtype, "real floating") else 0.0
@@ -93,7 +105,8 @@ def _checked(law: Array, name: str) -> Array:
             f"{name} law: expected probabilities that sum to 1 within {tolerance:.0e}; a row misses it by "
             f"{worst:.6g}; divide by the sum if that is what you mean"
         )
-    return law / total
+    law = law / total
+    return xp.where(law < SMALLEST_MASS, xp.zeros_like(law), law)
 
 
 def checked_rejection(rejection: Any, total_variation: Array) -> Array:
@@ -106,7 +119,10 @@ def checked_rejection(rejection: Any, total_variation: Array) -> Array:
     """
     xp = array_namespace(total_variation)
     # through plain numbers, so that a numpy or list budget meets torch laws on any device
-    plain = rejection.tolist() if hasattr(rejection, "tolist") else np.asarray(rejection, dtype=np.float64).tolist()
+    try:
+        plain = rejection.tolist() if hasattr(rejection, "tolist") else np.asarray(rejection, dtype=np.float64).tolist()
+    except (TypeError, ValueError):
+        raise InputError(f"rejection: expected a number or numbers; got {rejection!r}") from None
     wanted = xp.asarray(plain, dtype=xp.float64, device=device(total_variation)) + xp.zeros_like(total_variation)
     if bool(xp.any(~(wanted >= 0))):
         raise InputError(f"rejection: expected a probability between 0 and TV(draft, target); got {rejection}")

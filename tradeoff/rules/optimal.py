@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 from solvers.arrays import Array
 from solvers.closed_form import (
-    RatioClip as Clip,
-)
-from solvers.closed_form import (
-    ratio_clip_at_ceiling,
+    lenient_acceptance,
     ratio_clip_at_price,
     ratio_clip_at_rejection,
+    residual_fill,
 )
 from solvers.errors import InputError
 
@@ -46,18 +44,17 @@ class RatioClip:
         if self.rejection is not None and not 0 <= self.rejection <= 1:
             raise InputError(f"rejection: expected a probability in [0, 1]; got {self.rejection}")
 
-    def _clip(self, draft: Array, target: Array) -> Clip:
-        if self.ceiling is not None:
-            return ratio_clip_at_ceiling(draft, target, self.ceiling)
-        return ratio_clip_at_rejection(draft, target, self.rejection)
-
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return min(1, C target / draft), `[..., vocab]`."""
-        return self._clip(draft, target).acceptance
+        if self.ceiling is not None:  # needs no sort, unlike the residual
+            return lenient_acceptance(draft, target, self.ceiling)
+        return ratio_clip_at_rejection(draft, target, self.rejection).acceptance
 
     def residual(self, draft: Array, target: Array) -> Array:
         """Return [c target - draft]_+, normalised, `[..., vocab]`."""
-        return self._clip(draft, target).residual
+        if self.ceiling is not None:
+            return residual_fill(draft, target, self.acceptance(draft, target))[0]
+        return ratio_clip_at_rejection(draft, target, self.rejection).residual
 
 
 @dataclass(frozen=True, kw_only=True)

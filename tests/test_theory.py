@@ -1,0 +1,29 @@
+"""docs/theory.md and the code refer to each other by names that exist."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+THEORY = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+
+
+def test_every_test_that_the_theory_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", THEORY))
+    written = {
+        name
+        for file in ROOT.glob("tests/test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", file.read_text("utf-8"))
+    }
+    assert len(named) > 30
+    assert named <= written, sorted(named - written)
+
+
+def test_every_statement_that_a_docstring_cites_is_on_the_theory_page():
+    cited = set()
+    for file in [*ROOT.glob("solvers/**/*.py"), *ROOT.glob("tradeoff/**/*.py")]:
+        text = file.read_text("utf-8")
+        cited |= set(re.findall(r"\((T\d+)\)", text))
+        for sentence in re.findall(r"docs/theory\.md ((?:T\d+(?:, | and )?)+)", text):
+            cited |= set(re.findall(r"T\d+", sentence))
+    assert {"T1", "T2", "T3", "T4", "T5"} <= cited
+    assert cited <= set(re.findall(r"^## (T\d+)\.", THEORY, flags=re.MULTILINE)), cited
