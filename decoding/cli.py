@@ -1,0 +1,168 @@
+"""The `tradeoff` command."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from solvers.errors import InputError, SolverError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decoding.evaluation.comparison import Folder, Settings
+    from decoding.pairs import Pair
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(stderr=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"tradeoff {version('tradeoff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """How much quality a speculative decoder gives away, and the rule that gives away least."""
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"rejection: expected numbers with commas, such as 0.2,0.1; got {text!r}") from None
+
+
+@app.command()
+def compare(
+    target: Annotated[str | None, typer.Option(help="Target model: hub name or folder.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts: text, one to a line, or a JSON list.")] = None,
+    rejection: Annotated[str, typer.Option(help="Mean rejection rates to compare at.")] = "0.2,0.1,0.05",
+    samples: Annotated[int, typer.Option(help="Texts per prompt and rule.")] = 2,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 48,
+    draft_length: Annotated[int, typer.Option(help="Tokens drafted per round.")] = 4,
+    calibration_positions: Annotated[int, typer.Option(help="Real positions on which knobs are set.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Decides every text.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for rows and figure; an interrupted run goes on there.")] = Path(
+        "runs/compare"
+    ),
+) -> None:
+    """Compare OPT, UNO, the ratio clip and the common price at equal rejection, on the embedded pair or your own.
+
+    Every rule's knob is first set on real positions so that all reject equally often; then each writes texts
+    from the same prompts and seeds, and is charged the exact divergence of its output law at every token.
+    """
+    with _one_line_errors():
+        rates = _rates(rejection)
+        if limit is not None and limit < 1:
+            raise InputError(f"limit: expected at least 1; got {limit}")
+        from decoding import embedded
+        from decoding.evaluation.comparison import Folder, Settings, encode_prompts
+        from decoding.evaluation.prompts import read_prompts
+
+        texts = read_prompts(prompts or embedded.PROMPTS, limit)
+        with console.status("loading models"):
+            pair = _load(target, draft, dtype, device, threads)
+        settings = Settings(
+            pair=pair.name,
+            prompts=tuple(texts),
+            rejection=rates,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            draft_length=draft_length,
+            calibration_positions=calibration_positions,
+            seed=seed,
+        )
+        encoded = encode_prompts(pair, texts, max_new_tokens)
+        _run(pair, encoded, settings, Folder(out, settings))
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Bad input is one line and exit code 2; an interruption keeps every row and exits with 130."""
+    try:
+        yield
+    except (InputError, SolverError) as error:
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        console.print("interrupted; finished rows are kept, the same command goes on from there")
+        raise typer.Exit(130) from None
+
+
+def _load(target: str | None, draft: str | None, dtype: str, device: str, threads: int | None) -> "Pair":
+    import torch
+
+    from decoding.huggingface import hide_progress_bars
+    from decoding.pairs import load_pair
+
+    hide_progress_bars()  # ours are enough
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"dtype: expected float32, bfloat16 or float16; got {dtype!r}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads: expected at least 1; got {threads}")
+    if threads is not None or target is None:
+        # layers of a few hundred units: a second thread waits more than it works
+        torch.set_num_threads(threads or 1)
+    return load_pair(target, draft, dtype=getattr(torch, dtype), device=device)
+
+
+def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "Folder") -> None:
+    from decoding.evaluation.comparison import calibrate_cells, calibration_steps, generate_rows, missing
+    from decoding.evaluation.report import figure, table, write_rows
+    from decoding.evaluation.summary import summarise
+
+    with _progress() as progress:
+        task = progress.add_task("calibrating", total=calibration_steps(settings))
+        cells = calibrate_cells(pair, prompts, settings, progress=lambda: progress.advance(task))
+        rows = folder.rows()
+        todo = missing(cells, settings, rows)
+        if rows:
+            console.print(f"going on in {folder.path}: {len(rows)} texts are there, {len(todo)} to write")
+        task = progress.add_task("writing texts", total=len(rows) + len(todo), completed=len(rows))
+        for row in generate_rows(pair, prompts, settings, todo):
+            folder.append(row)
+            rows.append(row)
+            progress.advance(task)
+    results = summarise(rows, cells, prompts=len(prompts), seed=settings.seed)
+    write_rows(results, settings, folder.results)
+    figure(results, settings, folder.figure)
+    Console(width=None if sys.stdout.isatty() else 160).print(table(results, settings))
+    console.print(f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:>13}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def main() -> None:
+    """Entry point of the `tradeoff` command."""
+    app()

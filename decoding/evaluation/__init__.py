@@ -1,0 +1,1 @@
+"""Comparing verification rules on a real pair: positions, calibration, generation, judgement, report."""

@@ -1,0 +1,174 @@
+"""Meeting a mean rejection rate: the knob of each rule that rejects equally often on real positions."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import root_scalar
+
+from decoding.evaluation.positions import Positions
+from solvers.arrays import mass
+from solvers.errors import InputError
+from tradeoff.outcome import apply_rule
+from tradeoff.rule import Rule
+from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A rule with one knob that lowers rejection as it grows.
+
+    Parameters
+    ----------
+    name
+        For tables.
+    knob
+        The knob's name.
+    make
+        From the knob to the rule.
+    strictest, loosest
+        Knob values that bracket the search.
+    """
+
+    name: str
+    knob: str
+    make: Callable[[float], Rule]
+    strictest: float
+    loosest: float
+
+
+FAMILIES = (
+    Family(
+        name="DecodingUNO (residual = draft)",
+        knob="epsilon",
+        make=lambda epsilon: DecodingUNO(epsilon=epsilon, residual="draft"),
+        strictest=0.0,
+        loosest=1.0,
+    ),
+    Family(
+        name="DecodingUNO",
+        knob="epsilon",
+        make=lambda epsilon: DecodingUNO(epsilon=epsilon),
+        strictest=0.0,
+        loosest=1.0,
+    ),
+    Family(
+        name="DecodingOPT",
+        knob="epsilon",
+        make=lambda epsilon: DecodingOPT(epsilon=epsilon),
+        strictest=0.0,
+        loosest=1.0,
+    ),
+    Family(
+        name="RatioClip",
+        knob="ceiling",
+        make=lambda ceiling: RatioClip(ceiling=ceiling),
+        strictest=1.0,
+        loosest=1e30,
+    ),
+    Family(
+        name="CommonPrice",
+        knob="price",
+        make=lambda price: CommonPrice(price=price),
+        strictest=0.0,
+        loosest=100.0,
+    ),
+)
+LOSSLESS = "SpeculativeSampling"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A rule whose mean rejection over real positions meets a request.
+
+    Parameters
+    ----------
+    family, knob
+        The rule's family and its knob's name and value.
+    requested, rejection
+        Mean rejection asked for and reached on the positions.
+    standard_error
+        Of that mean as an estimate for other texts, positions clustered by prompt.
+    divergences
+        Mean of each divergence over the same positions, for every rule the same ones.
+    rule
+        The rule itself.
+    """
+
+    family: str
+    knob: dict[str, float]
+    requested: float
+    rejection: float
+    standard_error: float
+    divergences: dict[str, float]
+    rule: Rule
+
+
+def rejections(rule: Rule, positions: Positions) -> np.ndarray:
+    """Exact rejection probability of a rule at every position, `[positions]`."""
+    parts = [1.0 - mass(rule.acceptance(draft, target) * draft) for draft, target in positions.chunks()]
+    return np.concatenate([part.cpu().numpy() for part in parts])
+
+
+def clustered_error(values: np.ndarray, cluster: np.ndarray) -> float:
+    """Standard error of a mean whose values are correlated within clusters; nan for a single cluster."""
+    sums = np.bincount(cluster, weights=values - values.mean())
+    groups = len(np.unique(cluster))
+    if groups < 2:
+        return math.nan
+    return float(np.sqrt((sums**2).sum() * groups / (groups - 1)) / len(values))
+
+
+def calibrate(family: Family, positions: Positions, rejection: float) -> Calibration:
+    """Find the knob of a family that rejects with mean probability `rejection` on the positions.
+
+    Raises
+    ------
+    InputError
+        A rejection above the positions' mean TV, where lossless decoding already is, or below what the
+        family can reach.
+    """
+    lossless = float(positions.total_variation.mean())
+    if not 0 < rejection < lossless:
+        raise InputError(
+            f"rejection: expected a rate above 0 and below this pair's mean TV(draft, target) = {lossless:.4f}, "
+            f"where decoding is already lossless; got {rejection}; ask for less"
+        )
+    scale = math.log if family.strictest > 0 else float
+    back = math.exp if family.strictest > 0 else float
+
+    def excess(scaled: float) -> float:
+        return float(rejections(family.make(back(scaled)), positions).mean()) - rejection
+
+    if excess(scale(family.loosest)) > 0:
+        raise InputError(
+            f"{family.name}: expected a mean rejection its {family.knob} can reach; got {rejection}; ask for more"
+        )
+    bracket = [scale(family.strictest), scale(family.loosest)]
+    knob = back(root_scalar(excess, bracket=bracket, xtol=1e-6, rtol=1e-5).root)
+    return measured(family.name, {family.knob: knob}, family.make(knob), positions, requested=rejection)
+
+
+def lossless(positions: Positions) -> Calibration:
+    """The lossless rule's line beside the calibrated ones."""
+    return measured(LOSSLESS, {}, SpeculativeSampling(), positions, requested=float(positions.total_variation.mean()))
+
+
+def measured(name: str, knob: dict[str, float], rule: Rule, positions: Positions, *, requested: float) -> Calibration:
+    """Measure a rule on the positions: mean rejection with its error, mean divergences."""
+    found = rejections(rule, positions)
+    sums = dict.fromkeys(("tv", "kl", "reverse_kl", "chi2", "hellinger"), 0.0)
+    for draft, target in positions.chunks():
+        outcome = apply_rule(rule, draft, target)
+        for divergence in sums:
+            sums[divergence] += float(getattr(outcome, divergence).sum())
+    return Calibration(
+        family=name,
+        knob=knob,
+        requested=requested,
+        rejection=float(found.mean()),
+        standard_error=clustered_error(found, positions.prompt),
+        divergences={divergence: total / len(found) for divergence, total in sums.items()},
+        rule=rule,
+    )

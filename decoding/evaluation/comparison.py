@@ -1,0 +1,189 @@
+"""The main job: every rule at the same mean rejection, on the same prompts and seeds, row by row, resumable."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
+from decoding.evaluation.positions import PLAIN_SAMPLING, collect_positions, seed_for
+from decoding.huggingface import check_context, generate
+from decoding.pairs import Pair
+from decoding.statistics import DIVERGENCES, Statistics
+from solvers.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides the result; a folder of rows belongs to one of these.
+
+    Parameters
+    ----------
+    pair, prompts
+        The pair's name and the prompts themselves.
+    rejection
+        Mean rejection rates at which the rules are compared.
+    samples, max_new_tokens, draft_length
+        Texts per prompt, tokens per text, tokens drafted per round.
+    calibration_positions
+        Real positions on which the knobs are set.
+    seed
+        Decides every text; a prompt's n-th text has the same uniforms under every rule.
+    """
+
+    pair: str
+    prompts: tuple[str, ...]
+    rejection: tuple[float, ...]
+    samples: int
+    max_new_tokens: int
+    draft_length: int
+    calibration_positions: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new_tokens", "draft_length", "calibration_positions"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1; got {getattr(self, name)}")
+        if not self.rejection:
+            raise InputError("rejection: expected at least one rate; got none; for example 0.2,0.1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of the comparison: a calibrated rule; `label` tells the cells of one family apart."""
+
+    calibration: Calibration
+
+    @property
+    def label(self) -> str:
+        """Family and requested rejection, such as "RatioClip at 0.1"."""
+        return f"{self.calibration.family} at {self.calibration.requested:.4g}"
+
+
+class Folder:
+    """The output folder: settings, then one JSONL row per finished sample, never rewritten.
+
+    Raises
+    ------
+    InputError
+        The folder holds rows of other settings.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        written = path / "settings.json"
+        wanted = json.loads(json.dumps(asdict(settings)))
+        if written.exists() and json.loads(written.read_text(encoding="utf-8")) != wanted:
+            raise InputError(
+                f"out: expected a new folder or one with the same settings; got {path} with others in settings.json; "
+                "choose another --out, or delete it"
+            )
+        written.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        self.samples = path / "samples.jsonl"
+        self.results = path / "results.jsonl"
+        self.figure = path / "comparison.png"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Samples written so far; a line cut short by an interruption is dropped, from the file too."""
+        if not self.samples.exists():
+            return []
+        lines = self.samples.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        if len(whole) < len(lines):
+            self.samples.write_text("".join(whole), encoding="utf-8")
+        return [json.loads(line) for line in whole]
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one finished sample."""
+        with self.samples.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> list[Tensor]:
+    """Tokenise prompts, `[1, length]` each, and check that prompt and text fit both contexts.
+
+    Raises
+    ------
+    InputError
+        Names the first prompt that does not fit, or has no token.
+    """
+    encoded = [pair.tokenizer(prompt, return_tensors="pt").input_ids.to(pair.target.device) for prompt in prompts]
+    for number, ids in enumerate(encoded, start=1):
+        try:
+            check_context(pair.target, pair.draft, ids.shape[1], ids.shape[1] + max_new_tokens)
+        except InputError as error:
+            raise InputError(f"prompt {number}: {error}") from error
+    return encoded
+
+
+def calibrate_cells(
+    pair: Pair, prompts: Sequence[Tensor], settings: Settings, progress: Callable[[], None] = lambda: None
+) -> list[Cell]:
+    """Set every rule's knob at every requested rejection on real positions; lossless sampling comes first."""
+    positions = collect_positions(
+        pair,
+        prompts,
+        new_tokens=settings.max_new_tokens,
+        limit=settings.calibration_positions,
+        seed=settings.seed,
+        progress=progress,
+    )
+    cells = [Cell(calibration=lossless(positions))]
+    for rejection in settings.rejection:
+        for family in FAMILIES:
+            cells.append(Cell(calibration=calibrate(family, positions, rejection)))
+            progress()
+    return cells
+
+
+def calibration_steps(settings: Settings) -> int:
+    """How often `calibrate_cells` reports progress."""
+    return settings.calibration_positions + len(settings.rejection) * len(FAMILIES)
+
+
+def missing(cells: Sequence[Cell], settings: Settings, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, Cell]]:
+    """(prompt, sample, cell) still to do; all cells of one text before the next, so a part is a fair part."""
+    done = {(row["prompt"], row["sample"], row["cell"]) for row in rows}
+    return [
+        (prompt, sample, cell)
+        for sample in range(settings.samples)
+        for prompt in range(len(settings.prompts))
+        for cell in cells
+        if (prompt, sample, cell.label) not in done
+    ]
+
+
+def generate_rows(
+    pair: Pair, prompts: Sequence[Tensor], settings: Settings, todo: Sequence[tuple[int, int, Cell]]
+) -> Iterator[dict[str, Any]]:
+    """Generate the missing texts, one row each."""
+    for prompt, sample, cell in todo:
+        output = generate(
+            pair.target,
+            pair.draft,
+            prompts[prompt],
+            rule=cell.calibration.rule,
+            draft_length=settings.draft_length,
+            generator=seed_for(settings.seed, 2, prompt, sample),
+            max_new_tokens=settings.max_new_tokens,
+            **PLAIN_SAMPLING,
+        )
+        text = pair.tokenizer.decode(output.sequences[0, prompts[prompt].shape[1] :], skip_special_tokens=True)
+        yield {"prompt": prompt, "sample": sample, "cell": cell.label} | sums(output.statistics) | {"text": text}
+
+
+def sums(statistics: Statistics) -> dict[str, float]:
+    """Sums over one text, from which every mean over texts is a ratio of sums."""
+    return {
+        "generated": statistics.generated,
+        "verified": statistics.verified,
+        "rejected": statistics.rejected,
+        "target_calls": statistics.target_calls,
+        "rejection": float(statistics.rejection.sum()),
+        "total_variation": float(statistics.total_variation.sum()),
+        "log_likelihood": float(statistics.log_likelihood.sum()),
+    } | {name: float(statistics.divergences[name].sum()) for name in DIVERGENCES}

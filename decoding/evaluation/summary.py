@@ -1,0 +1,146 @@
+"""From rows to results: ratios of sums with bootstrap intervals over prompts, and win rates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from decoding.evaluation.comparison import Cell
+from decoding.statistics import DIVERGENCES
+
+RESAMPLES = 2000
+COVERAGE = 0.95
+REFERENCE = "DecodingOPT"
+RATIOS = {
+    "rejection": ("rejection", "verified"),
+    "rejected_fraction": ("rejected", "verified"),
+    "total_variation": ("total_variation", "verified"),
+    "tokens_per_target_call": ("generated", "target_calls"),
+    "log_likelihood": ("log_likelihood", "generated"),
+} | {name: (name, "verified") for name in DIVERGENCES}
+"""Every reported mean as numerator and denominator columns of the rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value with the 95 % percentile interval of a bootstrap over prompts."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One cell's line of the table.
+
+    Parameters
+    ----------
+    cell
+        The calibrated rule.
+    texts
+        How many texts it rests on.
+    means
+        Means along the generated text, keys of `RATIOS`.
+    kl_over_best
+        Ratio of this rule's mean KL along its text to CommonPrice's at the same request; None for lossless.
+    opt_wins
+        Fraction of prompts on which Decoding-OPT's texts beat this rule's: more than half of all pairs of texts
+        have the higher mean log-likelihood per token under the target; a tie counts half. None for OPT itself
+        and where OPT has no cell at that request.
+    """
+
+    cell: Cell
+    texts: int
+    means: dict[str, Estimate]
+    kl_over_best: Estimate | None
+    opt_wins: Estimate | None
+
+
+class Bootstrap:
+    """Multinomial weights over prompts, the same for every statistic, so that differences are paired."""
+
+    def __init__(self, prompts: int, seed: int) -> None:
+        generator = np.random.default_rng(np.random.SeedSequence([seed, 3]))
+        self._weights = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
+
+    def ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray]:
+        """Ratio of sums over prompts and its resamples."""
+        totals = self._weights @ denominator
+        resampled = np.divide(self._weights @ numerator, totals, out=np.full(len(totals), np.nan), where=totals != 0)
+        total = denominator.sum()
+        return float(numerator.sum() / total) if total else float("nan"), resampled
+
+
+def _estimate(value: float, resampled: np.ndarray) -> Estimate:
+    tail = (1 - COVERAGE) / 2
+    known = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+    return Estimate(value=value, low=float(low), high=float(high))
+
+
+def summarise(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], *, prompts: int, seed: int) -> list[Result]:
+    """Turn the rows into one result per cell, in the order of the cells."""
+    bootstrap = Bootstrap(prompts, seed)
+    by_cell: dict[str, list[dict[str, Any]]] = {cell.label: [] for cell in cells}
+    for row in rows:
+        by_cell[row["cell"]].append(row)
+    means = {label: _means(group, prompts, bootstrap) for label, group in by_cell.items()}
+    results = []
+    for cell in cells:
+        best = _label_at(cells, "CommonPrice", cell)
+        opponent = _label_at(cells, REFERENCE, cell)
+        results.append(
+            Result(
+                cell=cell,
+                texts=len(by_cell[cell.label]),
+                means={name: _estimate(*pair) for name, pair in means[cell.label].items()},
+                kl_over_best=None if best is None else _quotient(means[cell.label]["kl"], means[best]["kl"]),
+                opt_wins=None
+                if opponent in (None, cell.label)
+                else _win_rate(by_cell[opponent], by_cell[cell.label], prompts, bootstrap),
+            )
+        )
+    return results
+
+
+def _means(group: Sequence[dict[str, Any]], prompts: int, bootstrap: Bootstrap) -> dict[str, tuple[float, np.ndarray]]:
+    owner = np.array([row["prompt"] for row in group], dtype=int)
+
+    def per_prompt(column: str) -> np.ndarray:
+        return np.bincount(owner, weights=[row[column] for row in group], minlength=prompts)
+
+    return {name: bootstrap.ratio(per_prompt(top), per_prompt(bottom)) for name, (top, bottom) in RATIOS.items()}
+
+
+def _label_at(cells: Sequence[Cell], family: str, like: Cell) -> str | None:
+    found = [
+        cell.label
+        for cell in cells
+        if cell.calibration.family == family and cell.calibration.requested == like.calibration.requested
+    ]
+    return found[0] if found else None
+
+
+def _quotient(top: tuple[float, np.ndarray], bottom: tuple[float, np.ndarray]) -> Estimate:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _estimate(float(np.divide(top[0], bottom[0])), top[1] / bottom[1])
+
+
+def _win_rate(
+    reference: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], prompts: int, bootstrap: Bootstrap
+) -> Estimate:
+    """Per prompt: 1 if the reference wins more than half of all pairs of texts, 1/2 at exactly half, else 0."""
+    wins, judged = np.zeros(prompts), np.zeros(prompts)
+    for prompt in range(prompts):
+        ours, theirs = _scores(reference, prompt), _scores(other, prompt)
+        if len(ours) and len(theirs):
+            difference = ours[:, None] - theirs[None, :]
+            balance = np.sign(difference).sum()
+            wins[prompt], judged[prompt] = (1 + np.sign(balance)) / 2, 1
+    return _estimate(*bootstrap.ratio(wins, judged))
+
+
+def _scores(rows: Sequence[dict[str, Any]], prompt: int) -> np.ndarray:
+    return np.array([row["log_likelihood"] / row["generated"] for row in rows if row["prompt"] == prompt])

@@ -1,0 +1,120 @@
+"""The decoding loop: draft, score, verify; one sequence at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decoding.cache import CachedModel
+from decoding.laws import Processors, laws_from_logits
+from decoding.statistics import Recorder, Statistics
+from decoding.verify import inverse_cdf, verify
+from tradeoff.rule import Rule
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sampling:
+    """How logits become laws and where the randomness comes from.
+
+    Parameters
+    ----------
+    processors
+        Logits processors, applied once to both models' logits.
+    greedy
+        Point masses instead of softmax; the rule then sees one-hot laws.
+    generator
+        Source of the uniforms; torch's default generator if None.
+    """
+
+    processors: Processors | None = None
+    greedy: bool = False
+    generator: torch.Generator | None = None
+
+    def uniforms(self, count: int, device: torch.device) -> Tensor:
+        """Float64 uniforms in [0, 1): coarser ones return an exact 0 every few million draws."""
+        source = device if self.generator is None else self.generator.device
+        return torch.rand(count, generator=self.generator, dtype=torch.float64, device=source).to(device)
+
+
+def speculate(
+    target: CachedModel,
+    draft: CachedModel,
+    prompt: Tensor,
+    *,
+    rule: Rule,
+    draft_length: int,
+    max_length: int,
+    finished: Callable[[Tensor], bool],
+    sampling: Sampling,
+) -> tuple[Tensor, Statistics]:
+    """Decode one sequence.
+
+    Each round drafts k = min(draft_length, room left) tokens, scores them with one call of the target, keeps
+    those the rule accepts and adds one token: the replacement of the first rejected one, or, after a full
+    block and if there is room, a bonus token from the target's law. The joint law of the text is the product
+    of the rule's output laws at verified positions and the target's at bonus positions.
+
+    Parameters
+    ----------
+    target, draft
+        The two models with their caches.
+    prompt
+        `[length]`, at least one token.
+    rule, draft_length
+        The verification rule, and how many tokens to draft per round.
+    max_length
+        Prompt plus generated tokens at most.
+    finished
+        `tokens [length] -> bool`, asked after every single token, so a stop inside a block is honoured.
+    sampling
+        Processors, greedy or not, generator.
+
+    Returns
+    -------
+    tokens, statistics
+        Prompt and generated tokens `[length]`, and the account of the generated ones.
+    """
+    tokens, recorder = prompt, Recorder()
+    done = len(tokens) >= max_length
+    while not done:
+        room = max_length - len(tokens)
+        count = min(draft_length, room)
+        uniforms = sampling.uniforms(2 * count + 1, tokens.device)
+        block, draft_laws = _propose(draft, tokens, uniforms[:count], sampling)
+        logits = target.logits(block, keep=count + 1)
+        laws = laws_from_logits(logits, block, processors=sampling.processors, greedy=sampling.greedy, name=target.name)
+        verified = verify(
+            rule,
+            draft_laws,
+            laws[:count],
+            block[len(tokens) :],
+            uniforms[count:],
+            bonus_law=laws[count] if room > count else None,
+        )
+        fresh = block[len(tokens) : len(tokens) + verified.accepted].tolist()
+        fresh += [] if verified.next_token is None else [verified.next_token]
+        start = len(tokens)
+        for token in fresh:
+            tokens = torch.cat([tokens, tokens.new_tensor([token])])
+            done = len(tokens) >= max_length or finished(tokens)
+            if done:
+                break
+        kept = tokens[start:]
+        scores = logits[: len(kept)].to(device=tokens.device, dtype=torch.float32).log_softmax(-1)
+        recorder.add(verified, scores.gather(-1, kept[:, None])[:, 0], drafted=count)
+        # the newest token has not been fed to either model
+        target.rewind(len(tokens) - 1)
+        draft.rewind(len(tokens) - 1)
+    return tokens, recorder.statistics(target_calls=target.calls, draft_calls=draft.calls)
+
+
+def _propose(draft: CachedModel, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draft one token per uniform; return the lengthened sequence and the laws drawn from, `[k, vocab]`."""
+    laws = []
+    for uniform in uniforms.split(1):
+        logits = draft.logits(tokens, keep=1)
+        law = laws_from_logits(logits, tokens, processors=sampling.processors, greedy=sampling.greedy, name=draft.name)
+        tokens = torch.cat([tokens, inverse_cdf(law[0], uniform)[None]])
+        laws.append(law)
+    return tokens, torch.cat(laws)

@@ -1,0 +1,69 @@
+"""A draft and a target model with their common tokenizer; the embedded pair by default."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from decoding import embedded
+from decoding.huggingface import load_model, load_tokenizer, vocabulary_size
+from solvers.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """Two causal LMs over one vocabulary.
+
+    Parameters
+    ----------
+    target, draft
+        The models.
+    tokenizer
+        The target's.
+    name
+        "target with draft", for tables.
+    """
+
+    target: Any
+    draft: Any
+    tokenizer: Any
+    name: str
+
+
+def load_pair(
+    target: str | None = None,
+    draft: str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Pair:
+    """Load a pair by hub names or paths; the embedded pair if neither is given.
+
+    Raises
+    ------
+    InputError
+        Only one of the two is given, one cannot be loaded, or their vocabularies differ.
+    """
+    if (target is None) != (draft is None):
+        raise InputError("pair: expected both a target and a draft, or neither for the embedded pair; got one")
+    if target is None or draft is None:
+        target, draft, name = str(embedded.TARGET), str(embedded.DRAFT), "embedded pair"
+    else:
+        name = f"{_short(target)} with {_short(draft)}"
+    pair = Pair(
+        target=load_model(target, dtype=dtype, device=device),
+        draft=load_model(draft, dtype=dtype, device=device),
+        tokenizer=load_tokenizer(target),
+        name=name,
+    )
+    sizes = vocabulary_size(pair.target), vocabulary_size(pair.draft)
+    if sizes[0] != sizes[1] or pair.tokenizer.get_vocab() != load_tokenizer(draft).get_vocab():
+        raise InputError(
+            f"pair: expected one vocabulary; got {sizes[0]} tokens in {target} and {sizes[1]} in {draft}, or tokens "
+            "numbered differently; choose a draft trained with the target's tokenizer"
+        )
+    return pair
+
+
+def _short(name_or_path: str) -> str:
+    return name_or_path.rstrip("/").split("/")[-1]

@@ -1,0 +1,85 @@
+"""Knobs meet a mean rejection, and at equal mean rejection the common price has the least mean KL."""
+
+import numpy as np
+import pytest
+import torch
+
+from decoding.evaluation.calibration import FAMILIES, calibrate, clustered_error, lossless
+from decoding.evaluation.positions import Positions
+from solvers.errors import InputError
+
+ROWS = 300
+
+
+def random_positions() -> Positions:
+    """Laws as different from row to row as a language model's: flat ones, peaked ones, near and far drafts."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(ROWS, 40, generator=generator) * torch.linspace(0.5, 6, ROWS)[:, None]
+    noise = torch.randn(ROWS, 40, generator=generator) * torch.linspace(0.1, 2, 7).repeat(43)[:ROWS, None]
+    return Positions(draft=(logits + noise).softmax(-1), target=logits.softmax(-1), prompt=np.arange(ROWS) // 10)
+
+
+POSITIONS = random_positions()
+LOSSLESS = float(POSITIONS.total_variation.mean())
+EPSILON_FAMILIES = [family for family in FAMILIES if family.knob == "epsilon"]
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_requested_mean_rejection_is_reached(family, fraction):
+    found = calibrate(family, POSITIONS, fraction * LOSSLESS)
+    assert abs(found.rejection - fraction * LOSSLESS) < 1e-4
+    assert found.requested == fraction * LOSSLESS
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+def test_at_equal_mean_rejection_the_order_is_the_theorys(fraction):
+    kl = {family.name: calibrate(family, POSITIONS, fraction * LOSSLESS).divergences["kl"] for family in FAMILIES}
+    assert kl["CommonPrice"] < kl["RatioClip"] < kl["DecodingOPT"] < kl["DecodingUNO"]
+    assert kl["DecodingUNO"] < kl["DecodingUNO (residual = draft)"]
+
+
+def test_the_mean_tv_bias_of_rules_on_the_front_is_what_they_save():
+    for family in FAMILIES:
+        found = calibrate(family, POSITIONS, 0.5 * LOSSLESS)
+        saved = LOSSLESS - found.rejection
+        if family.name.startswith("DecodingUNO"):
+            assert found.divergences["tv"] > saved + 1e-3
+        else:
+            assert abs(found.divergences["tv"] - saved) < 1e-9
+
+
+def test_rules_with_equal_acceptance_get_the_same_knob():
+    assert len({calibrate(family, POSITIONS, 0.1).knob["epsilon"] for family in EPSILON_FAMILIES}) == 1
+
+
+def test_lossless_sampling_rejects_with_the_tv():
+    found = lossless(POSITIONS)
+    assert abs(found.rejection - LOSSLESS) < 1e-12
+    assert found.divergences["kl"] < 1e-12
+
+
+@pytest.mark.parametrize("rejection", [0.0, -0.1, LOSSLESS + 1e-6, 1.0, float("nan")])
+def test_a_rejection_that_buys_nothing_is_a_clear_error(rejection):
+    with pytest.raises(InputError, match=r"below this pair's mean TV\(draft, target\)"):
+        calibrate(FAMILIES[-1], POSITIONS, rejection)
+
+
+def test_the_clustered_error_counts_clusters_not_values():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=400)
+    alone = clustered_error(values, np.arange(400))
+    np.testing.assert_allclose(alone, values.std(ddof=1) / 20, rtol=1e-12)
+    # every value four times over: no more information
+    np.testing.assert_allclose(clustered_error(np.repeat(values, 4), np.repeat(np.arange(400), 4)), alone, rtol=1e-12)
+    assert np.isnan(clustered_error(values, np.zeros(400, dtype=int)))
+
+
+def test_positions_come_back_as_laws_in_float64():
+    rows = 0
+    for draft, target in POSITIONS.chunks():
+        for law in (draft, target):
+            assert law.dtype == torch.float64
+            assert float((law.sum(-1) - 1).abs().max()) < 1e-12
+        rows += len(draft)
+    assert rows == ROWS

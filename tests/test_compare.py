@@ -1,0 +1,135 @@
+"""`tradeoff compare` on the shipped pair: rows, table, figure, resumption, errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from decoding import embedded
+from decoding.cli import app
+from decoding.evaluation import comparison
+
+SMALL = [
+    "--limit=3",
+    "--samples=2",
+    "--max-new-tokens=10",
+    "--calibration-positions=120",
+    "--rejection=0.1",
+]
+
+
+def compare(*arguments):
+    return CliRunner().invoke(app, ["compare", *arguments])
+
+
+def rows(path: Path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare") / "out"
+    result = compare(*SMALL, f"--out={out}")
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_every_rule_has_a_result_row_with_its_stamp(whole):
+    out, result = whole
+    found = rows(out / "results.jsonl")
+    assert [row["rule"] for row in found] == [
+        "SpeculativeSampling",
+        "DecodingUNO (residual = draft)",
+        "DecodingUNO",
+        "DecodingOPT",
+        "RatioClip",
+        "CommonPrice",
+    ]
+    for row in found:
+        assert row["rule"] in result.output
+        assert row["texts"] == 6
+        assert row["settings"]["seed"] == 0
+        assert row["stamp"]["versions"]["torch"]
+        if row["rule"] != "SpeculativeSampling":
+            assert abs(row["calibration"]["rejection"] - 0.1) < 1e-4
+    assert found[0]["means"]["kl"]["value"] < 1e-9
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(whole, tmp_path, monkeypatch):
+    out, _ = whole
+    partial = tmp_path / "out"
+    written = 0
+
+    def interrupted(*arguments):
+        nonlocal written
+        for row in comparison.generate_rows(*arguments):
+            if written == 7:
+                raise KeyboardInterrupt
+            written += 1
+            yield row
+
+    with monkeypatch.context() as patch:
+        patch.setattr("decoding.evaluation.comparison.generate_rows", interrupted)
+        stopped = compare(*SMALL, f"--out={partial}")
+    assert stopped.exit_code == 130
+    assert len(rows(partial / "samples.jsonl")) == 7
+    with (partial / "samples.jsonl").open("a") as file:
+        file.write('{"prompt": 0, "cut short')
+    assert compare(*SMALL, f"--out={partial}").exit_code == 0
+    assert rows(partial / "samples.jsonl") == rows(out / "samples.jsonl")
+
+
+def test_a_finished_run_is_not_run_again(whole):
+    out, _ = whole
+    before = (out / "samples.jsonl").read_text()
+    again = compare(*SMALL, f"--out={out}")
+    assert again.exit_code == 0
+    assert "0 to write" in again.output
+    assert (out / "samples.jsonl").read_text() == before
+
+
+def test_other_settings_do_not_mix_with_written_rows(whole):
+    out, _ = whole
+    before = (out / "samples.jsonl").read_text()
+    result = compare(*SMALL, "--seed=1", f"--out={out}")
+    assert result.exit_code == 2
+    assert "choose another --out" in result.output
+    assert (out / "samples.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rejection=0.9"], "below this pair's mean TV(draft, target)"),
+        (["--rejection=a"], "expected numbers with commas"),
+        (["--rejection="], "expected at least one rate"),
+        (["--samples=0"], "samples: expected at least 1"),
+        (["--limit=0"], "limit: expected at least 1"),
+        (["--max-new-tokens=100000"], "context of"),
+        (["--target=nowhere/nothing"], "expected both a target and a draft"),
+        (["--target=/nowhere/nothing", "--draft=/nowhere/nothing"], "expected a hub name or a folder"),
+        (["--dtype=int8"], "expected float32"),
+        (["--prompts=/nowhere/nothing.txt"], "expected a readable text or JSON file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    result = compare(*SMALL, f"--out={tmp_path / 'out'}", *arguments)
+    assert result.exit_code == 2
+    (line,) = [line for line in result.output.splitlines() if line.startswith("error:")]
+    assert message in line
+
+
+def test_an_empty_prompt_file_is_exit_code_2(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    result = compare(f"--prompts={tmp_path / 'empty.txt'}", f"--out={tmp_path / 'out'}")
+    assert result.exit_code == 2
+    assert "expected at least one prompt" in result.output
+
+
+def test_any_pair_of_folders_works(tmp_path):
+    # the shipped pair by path, the other way round: a draft better than its target is still a pair
+    result = compare(*SMALL, f"--target={embedded.DRAFT}", f"--draft={embedded.TARGET}", f"--out={tmp_path / 'out'}")
+    assert result.exit_code == 0, result.output
+    assert "draft with target" in result.output
