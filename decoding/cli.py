@@ -1,6 +1,5 @@
 """The `tradeoff` command."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -54,7 +53,7 @@ def compare(
     rejection: Annotated[str, typer.Option(help="Mean rejection rates to compare at.")] = "0.2,0.1,0.05",
     samples: Annotated[int, typer.Option(help="Texts per prompt and rule.")] = 2,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 48,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 40,
     draft_length: Annotated[int, typer.Option(help="Tokens drafted per round.")] = 4,
     calibration_positions: Annotated[int, typer.Option(help="Real positions on which knobs are set.")] = 1500,
     seed: Annotated[int, typer.Option(help="Decides every text.")] = 0,
@@ -103,10 +102,10 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, SolverError) as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _say(f"error: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        console.print("interrupted; finished rows are kept, the same command goes on from there")
+        _say("interrupted; finished rows are kept, the same command goes on from there")
         raise typer.Exit(130) from None
 
 
@@ -138,7 +137,9 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
         rows = folder.rows()
         todo = missing(cells, settings, rows)
         if rows:
-            console.print(f"going on in {folder.path}: {len(rows)} texts are there, {len(todo)} to write")
+            console.print(
+                f"going on in {folder.path}: {len(rows)} texts are there, {len(todo)} to write", soft_wrap=True
+            )
         task = progress.add_task("writing texts", total=len(rows) + len(todo), completed=len(rows))
         for row in generate_rows(pair, prompts, settings, todo):
             folder.append(row)
@@ -147,8 +148,17 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
     results = summarise(rows, cells, prompts=len(prompts), seed=settings.seed)
     write_rows(results, settings, folder.results)
     figure(results, settings, folder.figure)
-    Console(width=None if sys.stdout.isatty() else 160).print(table(results, settings))
-    console.print(f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}")
+    drawn = table(results, settings)
+    # squeezed into a narrow terminal the table would lose digits; at its own width the terminal folds its lines
+    Console(width=Console(width=1000).measure(drawn).maximum).print(drawn)
+    console.print(
+        f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}", soft_wrap=True
+    )
+
+
+def _say(line: str) -> None:
+    """One line on stderr, never folded: scripts and tests read it."""
+    console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _progress() -> Progress:

@@ -164,13 +164,16 @@ def load_model(name_or_path: str, *, dtype: torch.dtype = torch.float32, device:
     Raises
     ------
     InputError
-        Nothing loadable there.
+        Nothing loadable there, or a device that is not there.
     """
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
     except (OSError, ValueError) as error:
         raise _not_loadable("model", name_or_path, error) from error
-    return model.to(device).eval()
+    try:
+        return model.to(device).eval()
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f"device: expected one this torch can use; got {device!r}: {error}") from error
 
 
 def load_tokenizer(name_or_path: str) -> Any:

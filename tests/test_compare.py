@@ -40,7 +40,7 @@ def test_every_rule_has_a_result_row_with_its_stamp(whole):
     found = rows(out / "results.jsonl")
     assert [row["rule"] for row in found] == [
         "SpeculativeSampling",
-        "DecodingUNO (residual = draft)",
+        "DecodingUNO (draft)",
         "DecodingUNO",
         "DecodingOPT",
         "RatioClip",
@@ -60,11 +60,11 @@ def test_every_rule_has_a_result_row_with_its_stamp(whole):
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(whole, tmp_path, monkeypatch):
     out, _ = whole
     partial = tmp_path / "out"
-    written = 0
+    original, written = comparison.generate_rows, 0
 
     def interrupted(*arguments):
         nonlocal written
-        for row in comparison.generate_rows(*arguments):
+        for row in original(*arguments):
             if written == 7:
                 raise KeyboardInterrupt
             written += 1
@@ -105,6 +105,9 @@ def test_other_settings_do_not_mix_with_written_rows(whole):
         (["--rejection=0.9"], "below this pair's mean TV(draft, target)"),
         (["--rejection=a"], "expected numbers with commas"),
         (["--rejection="], "expected at least one rate"),
+        (["--rejection=0.1,0.1"], "expected different rates"),
+        (["--device=nowhere"], "device: expected one this torch can use"),
+        (["--threads=0"], "threads: expected at least 1"),
         (["--samples=0"], "samples: expected at least 1"),
         (["--limit=0"], "limit: expected at least 1"),
         (["--max-new-tokens=100000"], "context of"),

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import root_scalar
 
 from decoding.evaluation.positions import Positions
+from decoding.statistics import DIVERGENCES
 from solvers.arrays import mass
 from solvers.errors import InputError
 from tradeoff.outcome import apply_rule
@@ -40,7 +41,7 @@ class Family:
 
 FAMILIES = (
     Family(
-        name="DecodingUNO (residual = draft)",
+        name="DecodingUNO (draft)",
         knob="epsilon",
         make=lambda epsilon: DecodingUNO(epsilon=epsilon, residual="draft"),
         strictest=0.0,
@@ -78,7 +79,7 @@ FAMILIES = (
 LOSSLESS = "SpeculativeSampling"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
     """A rule whose mean rejection over real positions meets a request.
 
@@ -92,6 +93,8 @@ class Calibration:
         Of that mean as an estimate for other texts, positions clustered by prompt.
     divergences
         Mean of each divergence over the same positions, for every rule the same ones.
+    kl_by_prompt
+        Sum of the KL over each prompt's positions, `[prompts]`: what a bootstrap over prompts resamples.
     rule
         The rule itself.
     """
@@ -102,6 +105,7 @@ class Calibration:
     rejection: float
     standard_error: float
     divergences: dict[str, float]
+    kl_by_prompt: np.ndarray
     rule: Rule
 
 
@@ -157,18 +161,19 @@ def lossless(positions: Positions) -> Calibration:
 
 def measured(name: str, knob: dict[str, float], rule: Rule, positions: Positions, *, requested: float) -> Calibration:
     """Measure a rule on the positions: mean rejection with its error, mean divergences."""
-    found = rejections(rule, positions)
-    sums = dict.fromkeys(("tv", "kl", "reverse_kl", "chi2", "hellinger"), 0.0)
-    for draft, target in positions.chunks():
-        outcome = apply_rule(rule, draft, target)
-        for divergence in sums:
-            sums[divergence] += float(getattr(outcome, divergence).sum())
+    outcomes = [apply_rule(rule, draft, target) for draft, target in positions.chunks()]
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(outcome, name).cpu().numpy() for outcome in outcomes])
+
+    found, kl = column("rejection"), column("kl")
     return Calibration(
         family=name,
         knob=knob,
         requested=requested,
         rejection=float(found.mean()),
         standard_error=clustered_error(found, positions.prompt),
-        divergences={divergence: total / len(found) for divergence, total in sums.items()},
+        divergences={divergence: float(column(divergence).mean()) for divergence in DIVERGENCES},
+        kl_by_prompt=np.bincount(positions.prompt, weights=kl, minlength=positions.prompts),
         rule=rule,
     )

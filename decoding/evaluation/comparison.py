@@ -49,18 +49,21 @@ class Settings:
                 raise InputError(f"{name}: expected at least 1; got {getattr(self, name)}")
         if not self.rejection:
             raise InputError("rejection: expected at least one rate; got none; for example 0.2,0.1")
+        if len(set(self.rejection)) < len(self.rejection):
+            raise InputError(f"rejection: expected different rates; got {self.rejection}; name each once")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Cell:
-    """One row of the comparison: a calibrated rule; `label` tells the cells of one family apart."""
+    """One line of the comparison: a calibrated rule."""
 
     calibration: Calibration
 
     @property
     def label(self) -> str:
-        """Family and requested rejection, such as "RatioClip at 0.1"."""
-        return f"{self.calibration.family} at {self.calibration.requested:.4g}"
+        """What tells it apart in the rows: the family, and for rules with a knob the requested rejection."""
+        family, requested = self.calibration.family, self.calibration.requested
+        return f"{family} at {requested!r}" if self.calibration.knob else family
 
 
 class Folder:

@@ -26,11 +26,14 @@ class Positions:
         Laws `[positions, vocab]`, float32 to halve the memory; `chunks` gives them in float64, renormalised.
     prompt
         Which prompt each position belongs to, `[positions]`: positions of one text are not independent.
+    prompts
+        How many prompts there are.
     """
 
     draft: Tensor
     target: Tensor
     prompt: np.ndarray
+    prompts: int
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (draft, target) in float64, at most `CHUNK` rows at a time."""
@@ -95,7 +98,7 @@ def collect_positions(
         count, visit = count + fresh, visit + 1
         for _ in range(fresh):
             progress()
-    return Positions(draft=torch.cat(drafts), target=torch.cat(targets), prompt=np.array(owners))
+    return Positions(draft=torch.cat(drafts), target=torch.cat(targets), prompt=np.array(owners), prompts=len(prompts))
 
 
 PLAIN_SAMPLING = {

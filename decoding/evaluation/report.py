@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from decoding.evaluation.calibration import FAMILIES, LOSSLESS
@@ -16,7 +17,7 @@ from decoding.evaluation.stamp import stamp
 from decoding.evaluation.summary import Estimate, Result
 
 COLOURS = {
-    "DecodingUNO (residual = draft)": "#8c2d19",
+    "DecodingUNO (draft)": "#8c2d19",
     "DecodingUNO": "#d9622b",
     "DecodingOPT": "#c9a227",
     "RatioClip": "#4f9d8f",
@@ -25,48 +26,43 @@ COLOURS = {
 MARKS = dict(zip(COLOURS, "vs^oD", strict=True))
 
 
-def _half(estimate: Estimate) -> float:
-    return (estimate.high - estimate.low) / 2
-
-
 def _spread(estimate: Estimate, digits: int) -> str:
-    return f"{estimate.value:.{digits}f} ±{_half(estimate):.{digits}f}"
+    return f"{estimate.value:.{digits}f} ±{(estimate.high - estimate.low) / 2:.{digits}f}"
 
 
-def _knob(result: Result) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in result.cell.calibration.knob.items())
+def _interval(estimate: Estimate | None, form: str) -> str:
+    return "" if estimate is None else f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def table(results: Sequence[Result], settings: Settings) -> Table:
-    """Lay the results out, one block per requested rejection; ± is half a 95 % bootstrap interval over prompts."""
-    title = f"{settings.pair}: {len(settings.prompts)} prompts x {settings.samples} texts"
-    caption = (
-        "Rejection and divergences: exact, from the laws, along each rule's own text; ± half a 95 % bootstrap interval "
-        "over prompts. KL same text: the same positions for every rule, at exactly equal mean rejection. "
-        "OPT wins: prompts on which Decoding-OPT's texts are likelier under the target, with its interval."
+    """Lay the results out, one block per requested rejection, with 95 % bootstrap intervals over prompts."""
+    drawn = Table(
+        title=f"{settings.pair}: {len(settings.prompts)} prompts x {settings.samples} texts",
+        caption="Exact divergences from the laws, along each rule's own text. KL / best: on the same positions for\n"
+        "every rule, at exactly equal mean rejection. OPT wins: prompts on which Decoding-OPT's texts are\n"
+        "likelier under the target than this rule's. ± and [ ]: 95 % bootstrap intervals over prompts.",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    drawn = Table(title=title, caption=caption, caption_justify="left")
     drawn.add_column("rule", no_wrap=True)
     drawn.add_column("knob", no_wrap=True)
-    for name in ("rejection", "tokens/call", "TV", "KL, nats", "KL same text", "log-lik/token", "OPT wins"):
+    for name in ("rejection", "tokens\n/call", "TV", "KL, nats", "KL / best", "log-likelihood\nper token", "OPT wins"):
         drawn.add_column(name, justify="right", no_wrap=True)
-    requested = None
-    for result in results:
+    for before, result in zip([None, *results], results, strict=False):
         calibration, means = result.cell.calibration, result.means
-        if requested is not None and calibration.requested != requested:
+        if before is not None and before.cell.calibration.requested != calibration.requested:
             drawn.add_section()
-        requested = calibration.requested
-        wins = result.opt_wins
         drawn.add_row(
             calibration.family,
-            _knob(result),
+            ", ".join(f"{name} {value:.4g}" for name, value in calibration.knob.items()),
             _spread(means["rejection"], 3),
-            _spread(means["tokens_per_target_call"], 2),
-            _spread(means["tv"], 3),
+            f"{means['tokens_per_target_call'].value:.2f}",
+            f"{means['tv'].value:.3f}",
             _spread(means["kl"], 4),
-            f"{calibration.divergences['kl']:.4f}",
+            _interval(result.kl_over_best, ".2f"),
             _spread(means["log_likelihood"], 2),
-            "" if wins is None else f"{wins.value:.0%} [{wins.low:.0%}, {wins.high:.0%}]",
+            _interval(result.opt_wins, ".0%"),
         )
     return drawn
 
@@ -139,17 +135,15 @@ def _bars(estimates: Sequence[Estimate]) -> np.ndarray:
 def _bars_over_best(ax: Axes, results: Sequence[Result], settings: Settings, families: Sequence[str]) -> None:
     """Multiples of CommonPrice's KL on the same positions at exactly equal mean rejection."""
     width = 0.8 / len(families)
-    by_key = {
-        (result.cell.calibration.family, result.cell.calibration.requested): result.cell.calibration.divergences["kl"]
-        for result in results
-    }
     for place, family in enumerate(families):
-        heights = [by_key[family, rate] / by_key["CommonPrice", rate] for rate in settings.rejection]
-        at = np.arange(len(heights)) + (place - (len(families) - 1) / 2) * width
-        bars = ax.bar(at, heights, width=width * 0.92, color=COLOURS[family], label=family)
-        ax.bar_label(bars, [f"{height:.3g}" for height in heights], fontsize=7, padding=1)
-    ax.axhline(1, color="#1f5fa8", linewidth=0.8)
-    ax.set_yscale("log")
+        group = [result for result in results if result.cell.calibration.family == family]
+        ratios = [result.kl_over_best for result in group if result.kl_over_best is not None]
+        at = np.arange(len(ratios)) + (place - (len(families) - 1) / 2) * width
+        heights = [ratio.value for ratio in ratios]
+        bars = ax.bar(at, heights, width=width * 0.92, color=COLOURS[family])
+        ax.errorbar(at, heights, yerr=_bars(ratios), fmt="none", ecolor="#222222", elinewidth=0.9)
+        ax.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=4)
+    ax.axhline(1, color=COLOURS["CommonPrice"], linewidth=0.8)
     ax.set_xticks(range(len(settings.rejection)), [f"{rate:g}" for rate in settings.rejection])
     ax.set(xlabel="mean rejection, equal for all rules", ylabel="KL as a multiple of CommonPrice's")
     ax.set_title("The price of not choosing the best rule, same positions", fontsize=10)

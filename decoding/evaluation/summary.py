@@ -11,7 +11,7 @@ from decoding.statistics import DIVERGENCES
 
 RESAMPLES = 2000
 COVERAGE = 0.95
-REFERENCE = "DecodingOPT"
+REFERENCE, BEST = "DecodingOPT", "CommonPrice"
 RATIOS = {
     "rejection": ("rejection", "verified"),
     "rejected_fraction": ("rejected", "verified"),
@@ -44,7 +44,8 @@ class Result:
     means
         Means along the generated text, keys of `RATIOS`.
     kl_over_best
-        Ratio of this rule's mean KL along its text to CommonPrice's at the same request; None for lossless.
+        Ratio of this rule's mean KL to CommonPrice's on the calibration positions, where both reject equally
+        often; None for lossless sampling.
     opt_wins
         Fraction of prompts on which Decoding-OPT's texts beat this rule's: more than half of all pairs of texts
         have the higher mean log-likelihood per token under the target; a tie counts half. None for OPT itself
@@ -89,17 +90,18 @@ def summarise(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], *, prompts:
     means = {label: _means(group, prompts, bootstrap) for label, group in by_cell.items()}
     results = []
     for cell in cells:
-        best = _label_at(cells, "CommonPrice", cell)
-        opponent = _label_at(cells, REFERENCE, cell)
+        best, opponent = _cell_at(cells, BEST, cell), _cell_at(cells, REFERENCE, cell)
         results.append(
             Result(
                 cell=cell,
                 texts=len(by_cell[cell.label]),
                 means={name: _estimate(*pair) for name, pair in means[cell.label].items()},
-                kl_over_best=None if best is None else _quotient(means[cell.label]["kl"], means[best]["kl"]),
+                kl_over_best=None
+                if best is None
+                else _estimate(*bootstrap.ratio(cell.calibration.kl_by_prompt, best.calibration.kl_by_prompt)),
                 opt_wins=None
-                if opponent in (None, cell.label)
-                else _win_rate(by_cell[opponent], by_cell[cell.label], prompts, bootstrap),
+                if opponent in (None, cell)
+                else _win_rate(by_cell[opponent.label], by_cell[cell.label], prompts, bootstrap),
             )
         )
     return results
@@ -114,18 +116,10 @@ def _means(group: Sequence[dict[str, Any]], prompts: int, bootstrap: Bootstrap) 
     return {name: bootstrap.ratio(per_prompt(top), per_prompt(bottom)) for name, (top, bottom) in RATIOS.items()}
 
 
-def _label_at(cells: Sequence[Cell], family: str, like: Cell) -> str | None:
-    found = [
-        cell.label
-        for cell in cells
-        if cell.calibration.family == family and cell.calibration.requested == like.calibration.requested
-    ]
-    return found[0] if found else None
-
-
-def _quotient(top: tuple[float, np.ndarray], bottom: tuple[float, np.ndarray]) -> Estimate:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _estimate(float(np.divide(top[0], bottom[0])), top[1] / bottom[1])
+def _cell_at(cells: Sequence[Cell], family: str, like: Cell) -> Cell | None:
+    """The cell of a family at the same request."""
+    wanted = family, like.calibration.requested
+    return next((cell for cell in cells if (cell.calibration.family, cell.calibration.requested) == wanted), None)
 
 
 def _win_rate(
