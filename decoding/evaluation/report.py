@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +24,7 @@ COLOURS = {
     "RatioClip": "#4f9d8f",
     "CommonPrice": "#1f5fa8",
 }
+SMALL: dict[str, Any] = {"ha": "center", "fontsize": 7}
 MARKS = dict(zip(COLOURS, "vs^oD", strict=True))
 
 
@@ -112,15 +114,13 @@ def figure(results: Sequence[Result], settings: Settings, path: Path) -> None:
             elinewidth=0.9,
             label=family,
         )
-    lossless = next(result for result in results if result.cell.calibration.family == LOSSLESS)
-    left.axvline(lossless.means["rejection"].value, color="#6b7280", linestyle=":", linewidth=1)
-    left.text(
-        lossless.means["rejection"].value, 0.03, " lossless", transform=left.get_xaxis_transform(), color="#6b7280"
-    )
+    exact = next(result for result in results if result.cell.calibration.family == LOSSLESS).means["rejection"].value
+    left.plot(exact, 0, marker="*", markersize=13, color="#333333", clip_on=False, linestyle="none")
+    left.annotate("lossless", (exact, 0), xytext=(0, 9), textcoords="offset points", ha="center", color="#333333")
     left.set(xlabel="mean rejection probability (less is faster)", ylabel="mean KL(output, target) per token, nats")
-    left.set_yscale("log")
-    left.set_xlim(left=0)
-    left.legend(frameon=False, fontsize=8)
+    left.set_xlim(0, 1.1 * exact)
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     left.set_title("What each rule gives away along its own text", fontsize=10)
     _bars_over_best(right, results, settings, families)
     drawn.suptitle(f"{settings.pair}, {len(settings.prompts)} prompts x {settings.samples} texts", fontsize=11)
@@ -140,9 +140,10 @@ def _bars_over_best(ax: Axes, results: Sequence[Result], settings: Settings, fam
         ratios = [result.kl_over_best for result in group if result.kl_over_best is not None]
         at = np.arange(len(ratios)) + (place - (len(families) - 1) / 2) * width
         heights = [ratio.value for ratio in ratios]
-        bars = ax.bar(at, heights, width=width * 0.92, color=COLOURS[family])
+        ax.bar(at, heights, width=width * 0.92, color=COLOURS[family])
         ax.errorbar(at, heights, yerr=_bars(ratios), fmt="none", ecolor="#222222", elinewidth=0.9)
-        ax.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=4)
+        for x, ratio in zip(at, ratios, strict=True):
+            ax.annotate(f"{ratio.value:.2f}", (x, ratio.high), xytext=(0, 2), textcoords="offset points", **SMALL)
     ax.axhline(1, color=COLOURS["CommonPrice"], linewidth=0.8)
     ax.set_xticks(range(len(settings.rejection)), [f"{rate:g}" for rate in settings.rejection])
     ax.set(xlabel="mean rejection, equal for all rules", ylabel="KL as a multiple of CommonPrice's")
