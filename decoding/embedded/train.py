@@ -118,7 +118,7 @@ def encode(tokenizer: transformers.PreTrainedTokenizerFast, stories: list[str]) 
     return [np.array([*row, SEPARATOR_ID], dtype=np.int64) for row in rows]
 
 
-def build(recipe: Recipe) -> GPTNeoXForCausalLM:
+def build(recipe: Recipe) -> Any:
     """Return a freshly initialised model."""
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY,
@@ -135,7 +135,7 @@ def build(recipe: Recipe) -> GPTNeoXForCausalLM:
     return GPTNeoXForCausalLM(config)
 
 
-def optimizers_of(model: GPTNeoXForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers_of(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the blocks and AdamW for embeddings, norms and biases."""
     embeddings = [model.gpt_neox.embed_in.weight]  # tied: the output layer is the same tensor
     matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embeddings[0]]
@@ -173,14 +173,14 @@ def batch_at(stories: list[np.ndarray], step: int, seed: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def held_out_loss(model: torch.nn.Module, stories: list[np.ndarray]) -> float:
+def held_out_loss(model: Any, stories: list[np.ndarray]) -> float:
     """Return the mean loss per token in nats, each story read alone from a separator, its end included."""
     model.eval()
     total, count = 0.0, 0
     ordered = sorted(stories, key=len)
     for first in range(0, len(ordered), 8):
         rows = [torch.from_numpy(row[:WINDOW]) for row in ordered[first : first + 8]]
-        labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+        labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100).to(model.device)
         inputs = labels.clamp_min(SEPARATOR_ID).roll(1, dims=1)
         inputs[:, 0] = SEPARATOR_ID
         logits = model(input_ids=inputs).logits
@@ -192,11 +192,11 @@ def held_out_loss(model: torch.nn.Module, stories: list[np.ndarray]) -> float:
 class Training:
     """One model in training: the model, its optimisers and a ``state`` that goes to disk and comes back."""
 
-    def __init__(self, recipe: Recipe, stories: Stories, work: Path, seed: int) -> None:
+    def __init__(self, recipe: Recipe, stories: Stories, work: Path, seed: int, device: str) -> None:
         self.recipe, self.stories, self.seed = recipe, stories, seed
         self.path = work / f"{recipe.name}.pt"
         torch.manual_seed(seed)
-        self.model = build(recipe)
+        self.model = build(recipe).to(device)
         self.optimizers = optimizers_of(self.model, recipe)
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "best_loss": math.inf, "best_step": 0}
         if self.path.exists():
@@ -217,7 +217,7 @@ class Training:
     def step(self) -> float:
         """Take one optimiser step and return its training loss."""
         self.model.train()
-        windows = batch_at(self.stories["training"], self.state["step"], self.seed)
+        windows = batch_at(self.stories["training"], self.state["step"], self.seed).to(self.model.device)
         logits = self.model(input_ids=windows[:, :-1]).logits
         loss = cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()
@@ -335,7 +335,7 @@ def claim(work: Path, settings: dict[str, Any]) -> None:
     path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def train_pair(text: Path, out: Path, work: Path, seed: int, recipes: list[Recipe]) -> dict[str, Any]:
+def train_pair(text: Path, out: Path, work: Path, seed: int, recipes: list[Recipe], device: str) -> dict[str, Any]:
     """Train, write and measure the pair; return what is written to ``out/metrics.json``."""
     texts, digest = read_stories(text)
     claim(work, {"seed": seed, "text_sha256": digest, "recipes": [asdict(recipe) for recipe in recipes]})
@@ -344,7 +344,7 @@ def train_pair(text: Path, out: Path, work: Path, seed: int, recipes: list[Recip
     stories = {"training": encode(tokenizer, texts[:kept]), "held_out": encode(tokenizer, texts[kept:])}
     training: dict[str, Any] = {}
     for recipe in recipes:
-        state = Training(recipe, stories, work, seed).run()
+        state = Training(recipe, stories, work, seed, device).run()
         export(recipe, state, tokenizer, out)
         took = {"best_step": state["best_step"], "seconds": round(state["seconds"], 1)}
         training[recipe.name] = asdict(recipe) | took
@@ -372,6 +372,9 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     target_steps: Annotated[int, typer.Option(min=1, help="Steps of the target.")] = 2500,
     draft_steps: Annotated[int, typer.Option(min=1, help="Steps of the draft.")] = 2500,
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda; only on cpu is a resumed run bit for bit the same.")
+    ] = "cpu",
 ) -> None:
     """Train the tokenizer, the target and the draft; run again to continue after an interruption."""
     transformers.utils.logging.disable_progress_bar()
@@ -380,7 +383,7 @@ def main(
         Recipe("draft", layers=1, hidden=128, heads=4, dropout=0.0, rate=5e-3, steps=draft_steps),
     ]
     try:
-        metrics = train_pair(text, out, work, seed, recipes)
+        metrics = train_pair(text, out, work, seed, recipes, device)
     except InputError as error:
         Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
