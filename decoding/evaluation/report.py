@@ -1,7 +1,7 @@
 """The comparison as people read it: a table, a figure, result rows."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from decoding.evaluation.calibration import FAMILIES, LOSSLESS
+from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
 from decoding.evaluation.comparison import Settings
 from decoding.evaluation.stamp import stamp
 from decoding.evaluation.summary import Estimate, Result
@@ -42,7 +42,10 @@ def table(results: Sequence[Result], settings: Settings) -> Table:
         title=f"{settings.pair}: {len(settings.prompts)} prompts x {settings.samples} texts",
         caption="Exact divergences from the laws, along each rule's own text. KL / best: on the same positions for\n"
         "every rule, at exactly equal mean rejection. OPT wins: prompts on which Decoding-OPT's texts are\n"
-        "likelier under the target than this rule's. ± and [ ]: 95 % bootstrap intervals over prompts.",
+        "likelier under the target than this rule's. ± and [ ]: 95 % bootstrap intervals over prompts.\n"
+        f"Knobs: set on {settings.calibration_positions} real positions; the mean rejection there is met to "
+        f"{_largest(results, lambda c: abs(c.rejection - c.requested)):.0e} and has a\n"
+        f"standard error of at most {_largest(results, lambda c: c.standard_error):.3f} for other texts.",
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -67,6 +70,10 @@ def table(results: Sequence[Result], settings: Settings) -> Table:
             _interval(result.opt_wins, ".0%"),
         )
     return drawn
+
+
+def _largest(results: Sequence[Result], of: Callable[[Calibration], float]) -> float:
+    return max(of(result.cell.calibration) for result in results)
 
 
 def write_rows(results: Sequence[Result], settings: Settings, path: Path) -> None:
