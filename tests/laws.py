@@ -117,3 +117,14 @@ def random_feasible_outputs(
     removed = np.minimum(priority * scale, draft)
     residual = rng.dirichlet(np.full(vocab, 0.3), size=count) * removed.sum(-1, keepdims=True)
     return draft - removed, residual
+
+
+def output_of(draft: Any, acceptance: Any, residual: Any) -> Any:
+    """Output law b p + R P of a rule with one residual law."""
+    accepted = acceptance * draft
+    return accepted + (1 - accepted.sum(-1, keepdims=True)) * residual
+
+
+def rejection_of(draft: Any, acceptance: Any) -> Any:
+    """Rejection probability 1 - sum b p."""
+    return 1 - (acceptance * draft).sum(-1)

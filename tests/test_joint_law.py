@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import DRAFT, FALSE_ALARM, PROMPT, TARGET, VOCAB, chi_square_p_value, joint_law, law_after
+from tiny import DRAFT, FALSE_ALARM, PROMPT, RULES, TARGET, VOCAB, chi_square_p_value, joint_law, law_after
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -15,15 +15,6 @@ from transformers import (
 import decoding
 from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
 
-RULES = [
-    SpeculativeSampling(),
-    DecodingOPT(epsilon=0.1),
-    DecodingUNO(epsilon=0.1),
-    DecodingUNO(epsilon=0.1, residual="draft"),
-    RatioClip(ceiling=1.5),
-    RatioClip(rejection=0.1),
-    CommonPrice(price=0.5),
-]
 TEXTS = 1200
 PLAIN = {"do_sample": True, "max_new_tokens": 2, "top_k": 0}
 

@@ -3,23 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from tiny import RULES
 
 from decoding.verify import inverse_cdf, verify
 from tradeoff.outcome import apply_rule
-from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
+from tradeoff.rules import CommonPrice, RatioClip, SpeculativeSampling
 
 DRAFT = torch.tensor([[0.7, 0.2, 0.1, 0.0]], dtype=torch.float64)
 TARGET = torch.tensor([[0.4, 0.4, 0.1, 0.1]], dtype=torch.float64)
 BELOW_ONE = 1 - 2**-53
-RULES = [
-    SpeculativeSampling(),
-    DecodingOPT(epsilon=0.1),
-    DecodingUNO(epsilon=0.1),
-    DecodingUNO(epsilon=0.1, residual="draft"),
-    RatioClip(ceiling=1.5),
-    RatioClip(rejection=0.1),
-    CommonPrice(price=0.5),
-]
 
 
 def uniforms(*values):

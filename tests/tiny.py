@@ -10,9 +10,21 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tradeoff.outcome import apply_rule
 from tradeoff.rule import Rule
+from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
 
 VOCAB = 5
 PROMPT = torch.tensor([[1, 3]])
+RULES = [
+    SpeculativeSampling(),
+    DecodingOPT(epsilon=0.1),
+    DecodingUNO(epsilon=0.1),
+    DecodingUNO(epsilon=0.1, residual="draft"),
+    RatioClip(ceiling=1.5),
+    RatioClip(rejection=0.1),
+    CommonPrice(price=0.5),
+]
+"""Every rule the package ships, at a knob that changes something."""
+
 FALSE_ALARM = 1e-4
 """Probability that a correct sampler fails one chi-square test; seeds are fixed, so a pass stays a pass."""
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.optimize import root_scalar
@@ -25,56 +26,29 @@ class Family:
     name
         For tables.
     knob
-        The knob's name.
-    make
-        From the knob to the rule.
-    strictest, loosest
-        Knob values that bracket the search.
+        The knob's name, a key of `BRACKETS`.
+    rule
+        The rule, called with the knob alone.
     """
 
     name: str
     knob: str
-    make: Callable[[float], Rule]
-    strictest: float
-    loosest: float
+    rule: Callable[..., Rule]
 
+    def at(self, value: float) -> Rule:
+        """The rule at a value of its knob."""
+        return self.rule(**{self.knob: value})
+
+
+BRACKETS = {"epsilon": (0.0, 1.0), "ceiling": (1.0, 1e30), "price": (0.0, 100.0)}
+"""Strictest (lossless acceptance) and loosest value of each knob."""
 
 FAMILIES = (
-    Family(
-        name="DecodingUNO (draft)",
-        knob="epsilon",
-        make=lambda epsilon: DecodingUNO(epsilon=epsilon, residual="draft"),
-        strictest=0.0,
-        loosest=1.0,
-    ),
-    Family(
-        name="DecodingUNO",
-        knob="epsilon",
-        make=lambda epsilon: DecodingUNO(epsilon=epsilon),
-        strictest=0.0,
-        loosest=1.0,
-    ),
-    Family(
-        name="DecodingOPT",
-        knob="epsilon",
-        make=lambda epsilon: DecodingOPT(epsilon=epsilon),
-        strictest=0.0,
-        loosest=1.0,
-    ),
-    Family(
-        name="RatioClip",
-        knob="ceiling",
-        make=lambda ceiling: RatioClip(ceiling=ceiling),
-        strictest=1.0,
-        loosest=1e30,
-    ),
-    Family(
-        name="CommonPrice",
-        knob="price",
-        make=lambda price: CommonPrice(price=price),
-        strictest=0.0,
-        loosest=100.0,
-    ),
+    Family(name="DecodingUNO (draft)", knob="epsilon", rule=partial(DecodingUNO, residual="draft")),
+    Family(name="DecodingUNO", knob="epsilon", rule=DecodingUNO),
+    Family(name="DecodingOPT", knob="epsilon", rule=DecodingOPT),
+    Family(name="RatioClip", knob="ceiling", rule=RatioClip),
+    Family(name="CommonPrice", knob="price", rule=CommonPrice),
 )
 LOSSLESS = "SpeculativeSampling"
 
@@ -139,19 +113,19 @@ def calibrate(family: Family, positions: Positions, rejection: float) -> Calibra
             f"rejection: expected a rate above 0 and below this pair's mean TV(draft, target) = {lossless:.4f}, "
             f"where decoding is already lossless; got {rejection}; ask for less"
         )
-    scale = math.log if family.strictest > 0 else float
-    back = math.exp if family.strictest > 0 else float
+    strictest, loosest = BRACKETS[family.knob]
+    # the ceiling is a ratio that may be astronomic: its logarithm is searched
+    scale, back = (math.log, math.exp) if family.knob == "ceiling" else (float, float)
 
     def excess(scaled: float) -> float:
-        return float(rejections(family.make(back(scaled)), positions).mean()) - rejection
+        return float(rejections(family.at(back(scaled)), positions).mean()) - rejection
 
-    if excess(scale(family.loosest)) > 0:
+    if excess(scale(loosest)) > 0:
         raise InputError(
             f"{family.name}: expected a mean rejection its {family.knob} can reach; got {rejection}; ask for more"
         )
-    bracket = [scale(family.strictest), scale(family.loosest)]
-    knob = back(root_scalar(excess, bracket=bracket, xtol=1e-6, rtol=1e-5).root)
-    return measured(family.name, {family.knob: knob}, family.make(knob), positions, requested=rejection)
+    knob = back(root_scalar(excess, bracket=[scale(strictest), scale(loosest)], xtol=1e-6, rtol=1e-5).root)
+    return measured(family.name, {family.knob: knob}, family.at(knob), positions, requested=rejection)
 
 
 def lossless(positions: Positions) -> Calibration:
