@@ -106,7 +106,7 @@ class Recorder:
     def add(self, verified: Verified, log_likelihood: torch.Tensor, drafted: int) -> None:
         """Record one step, of which the first `len(log_likelihood)` tokens were kept."""
         kept = len(log_likelihood)
-        tested = min(verified.accepted + 1, drafted, kept)
+        tested = min(kept, drafted)  # a bonus was not drafted
         outcome = verified.outcome
         columns = {"rejection": outcome.rejection, "total_variation": total_variation(outcome.draft, outcome.target)}
         columns |= {name: getattr(outcome, name) for name in DIVERGENCES}

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tiny import DRAFT, FALSE_ALARM, PROMPT, RULES, TARGET, VOCAB, chi_square_p_value, joint_law, law_after
+from tiny import DRAFT, FALSE_ALARM, PROMPT, RULES, TARGET, VOCAB, FavourEven, chi_square_p_value, joint_law, law_after
 from transformers import (
-    LogitsProcessor,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -74,14 +73,6 @@ def test_a_residual_that_depends_on_the_rejected_token_is_honoured():
     law = joint_law(SpeculativeSampling(), PROMPT, draft_length=4)
     np.testing.assert_allclose(joint_law(SampleMatch(), PROMPT, draft_length=4), law, atol=1e-12)
     assert chi_square_p_value(counts(through_generate, SampleMatch()), law) > FALSE_ALARM
-
-
-class FavourEven(LogitsProcessor):
-    """A custom processor that depends on the prefix: it favours even tokens after odd ones."""
-
-    def __call__(self, input_ids, scores):
-        odd = (input_ids[:, -1:] % 2 == 1).to(scores.dtype)
-        return scores + 0.7 * odd * (torch.arange(scores.shape[-1]) % 2 == 0)
 
 
 def test_warpers_and_custom_processors_apply_once_to_both_laws():

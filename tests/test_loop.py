@@ -5,8 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import DRAFT, PROMPT, TARGET, VOCAB, law_after, tiny_model
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from tiny import DRAFT, PROMPT, TARGET, VOCAB, FavourEven, law_after, tiny_model
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 import decoding
 from decoding.cache import CachedModel
@@ -73,6 +79,11 @@ def test_max_new_tokens_is_exact(count):
     assert generate(max_new_tokens=count).sequences.shape[1] == PROMPT.shape[1] + count
 
 
+def test_a_block_is_no_longer_than_the_room_left():
+    statistics = decoding.generate(TARGET, TARGET, PROMPT, do_sample=True, max_new_tokens=3, draft_length=8).statistics
+    assert (statistics.drafted, statistics.target_calls, statistics.bonus) == (3, 1, 0)
+
+
 def test_an_end_token_inside_a_block_ends_the_text():
     for seed in range(20):
         text = generate(seed=seed, eos_token_id=[0, 4], draft_length=8, max_new_tokens=25).sequences[
@@ -108,13 +119,17 @@ def test_a_generation_config_is_honoured():
 
 @pytest.mark.parametrize("draft_length", [1, 3, 7])
 @pytest.mark.parametrize("rule", [DecodingUNO(epsilon=0.1), CommonPrice(price=0.5)], ids=repr)
-def test_statistics_are_the_exact_values_along_the_text(rule, draft_length):
-    output = generate(rule=rule, draft_length=draft_length, seed=11)
+@pytest.mark.parametrize(
+    "processors", [[], [FavourEven(), RepetitionPenaltyLogitsProcessor(1.5)]], ids=["plain", "processed"]
+)
+def test_statistics_are_the_exact_values_along_the_text(rule, draft_length, processors):
+    processors = LogitsProcessorList(processors)
+    output = generate(rule=rule, draft_length=draft_length, seed=11, logits_processor=processors)
     statistics, text = output.statistics, output.sequences
     start = PROMPT.shape[1]
     for place, position in enumerate(statistics.position):
         prefix = text[:, : start + position]
-        outcome = evaluate(rule, law_after(DRAFT, prefix), law_after(TARGET, prefix))
+        outcome = evaluate(rule, law_after(DRAFT, prefix, processors), law_after(TARGET, prefix, processors))
         np.testing.assert_allclose(statistics.rejection[place], outcome.rejection[0], atol=1e-6)
         for name, values in statistics.divergences.items():
             np.testing.assert_allclose(values[place], getattr(outcome, name)[0], atol=1e-5)

@@ -79,8 +79,8 @@ def test_ratios_on_the_same_positions_are_paired():
 def test_a_prompt_is_won_by_more_than_half_of_all_pairs():
     scores = {
         # prompt: (OPT's texts, the other's texts); wins of OPT among the pairs
-        0: ((-1.0, -5.0, -5.0), (-4.0, -4.0, -4.0)),  # 3 of 9: lost
-        1: ((-1.0, -2.0, -9.0), (-3.0, -3.0, -3.0)),  # 6 of 9: won
+        0: ((-1.0, -5.0, -5.0), (-4.0, -4.0, -4.0)),  # 3 of 9: lost, though ahead by the mean
+        1: ((-1.0, -2.0, -3.5), (-3.0, -3.0, -3.0)),  # 6 of 9: won
         2: ((-1.0, -4.0), (-2.0, -3.0)),  # 2 of 4: a tie, half
         3: ((-2.0,), (-2.0,)),  # equal scores: half
     }

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import chi2
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LogitsProcessor
 
 from tradeoff.outcome import apply_rule
 from tradeoff.rule import Rule
@@ -59,6 +59,15 @@ def _between(model: Any, other: Any, weight: float) -> Any:
 # seed 28 writes varied greedy text, and other text under a repetition penalty
 TARGET = tiny_model(28)
 DRAFT = _between(TARGET, tiny_model(2), 0.35)
+
+
+class FavourEven(LogitsProcessor):
+    """A custom processor that depends on the prefix: it favours even tokens after odd ones."""
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Add to even tokens where the last one is odd."""
+        odd = (input_ids[:, -1:] % 2 == 1).to(scores.dtype)
+        return scores + 0.7 * odd * (torch.arange(scores.shape[-1]) % 2 == 0)
 
 
 @torch.no_grad()
