@@ -1,5 +1,6 @@
 """generate() behaves as users of generate() expect, and its statistics are the truth about the text."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,18 @@ def test_mean_exact_rejection_agrees_with_the_counted_fraction():
         verified += statistics.verified
     assert abs(exact - counted) < 4.5 * np.sqrt(verified * 0.25)
     assert counted > 50
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_decode_with_exact_accounts(dtype):
+    target, draft = (copy.deepcopy(model).to(dtype) for model in (TARGET, DRAFT))
+    generator = torch.Generator().manual_seed(0)
+    arguments = {"do_sample": True, "max_new_tokens": 20, "top_k": 0, "generator": generator}
+    statistics = decoding.generate(target, draft, PROMPT, rule=RatioClip(ceiling=1.5), **arguments).statistics
+    assert statistics.generated == 20
+    # the account is in float64 whatever the models compute in: on the front, R + TV bias = TV(draft, target)
+    front = statistics.rejection + statistics.divergences["tv"] - statistics.total_variation
+    assert np.abs(front).max() < 1e-12
 
 
 @torch.no_grad()

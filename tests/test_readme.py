@@ -1,0 +1,35 @@
+"""What the README and the package's docstring show runs as written."""
+
+import doctest
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+
+import tradeoff
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readmes_python_runs_in_order():
+    mpl.use("Agg")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    point, output = names["point"], names["output"]
+    assert abs(point.optimality_gap) < 1e-12  # type: ignore[attr-defined]
+    assert 0 < output.statistics.mean["kl"] < 1  # type: ignore[attr-defined]
+
+
+def test_the_readme_names_files_that_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([^)h][^)]*)\)", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_packages_own_example_is_right():
+    result = doctest.testmod(tradeoff)
+    assert result.attempted > 0
+    assert result.failed == 0
