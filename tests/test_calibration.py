@@ -41,6 +41,14 @@ def test_at_equal_mean_rejection_the_order_is_the_theorys(fraction):
     assert kl["DecodingUNO"] < kl["DecodingUNO (draft)"]
 
 
+def test_no_rule_is_below_the_common_prices_tangent_on_any_prompt():
+    found = {family.name: calibrate(family, POSITIONS, 0.5 * LOSSLESS) for family in FAMILIES}
+    best = found["CommonPrice"]
+    for rule in found.values():
+        slack = best.rejection_by_prompt - rule.rejection_by_prompt
+        assert (rule.kl_by_prompt >= best.kl_by_prompt + best.knob["price"] * slack - 1e-10).all()
+
+
 def test_the_mean_tv_bias_of_rules_on_the_front_is_what_they_save():
     for family in FAMILIES:
         found = calibrate(family, POSITIONS, 0.5 * LOSSLESS)

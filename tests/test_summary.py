@@ -12,16 +12,17 @@ COLUMNS = ("generated", "verified", "rejected", "target_calls", "rejection", "to
 DIVERGENCES = ("tv", "kl", "reverse_kl", "chi2", "hellinger")
 
 
-def cell(family, requested=0.1, kl=(1.0, 1.0)):
+def cell(family, requested=0.1, kl=(1.0, 1.0), rejection=None):
     return Cell(
         calibration=Calibration(
             family=family,
-            knob={"knob": 1.0},
+            knob={"price": 2.0},
             requested=requested,
             rejection=requested,
             standard_error=0.0,
             divergences={},
             kl_by_prompt=np.array(kl),
+            rejection_by_prompt=np.zeros(len(kl)) if rejection is None else np.array(rejection),
             rule=SpeculativeSampling(),
         )
     )
@@ -74,6 +75,18 @@ def test_ratios_on_the_same_positions_are_paired():
         assert (result.kl_over_best.value, result.kl_over_best.low, result.kl_over_best.high) == pytest.approx(
             (ratio, ratio, ratio)
         )
+
+
+def test_the_ratio_is_taken_at_the_rules_own_rejection():
+    # the best rule's KL at another rejection lies on its tangent, whose slope is minus its price of 2
+    rule = cell("DecodingOPT", kl=(3.0, 1.0), rejection=(0.5, 0.1))
+    best = cell("CommonPrice", kl=(1.0, 1.0), rejection=(0.3, 0.3))
+    opt, _ = summarise([row(each, i) for each in (rule, best) for i in range(2)], [rule, best], prompts=2, seed=0)
+    assert opt.kl_over_best is not None
+    assert opt.kl_over_best.value == pytest.approx(4 / 2)
+    # the resamples that hold one prompt only
+    assert opt.kl_over_best.low == pytest.approx(1 / (1 + 2 * 0.2))
+    assert opt.kl_over_best.high == pytest.approx(3 / (1 - 2 * 0.2))
 
 
 def test_a_prompt_is_won_by_more_than_half_of_all_pairs():

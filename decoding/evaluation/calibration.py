@@ -67,8 +67,8 @@ class Calibration:
         Of that mean as an estimate for other texts, positions clustered by prompt.
     divergences
         Mean of each divergence over the same positions, for every rule the same ones.
-    kl_by_prompt
-        Sum of the KL over each prompt's positions, `[prompts]`: what a bootstrap over prompts resamples.
+    kl_by_prompt, rejection_by_prompt
+        Sums over each prompt's positions, `[prompts]`: what a bootstrap over prompts resamples.
     rule
         The rule itself.
     """
@@ -80,6 +80,7 @@ class Calibration:
     standard_error: float
     divergences: dict[str, float]
     kl_by_prompt: np.ndarray
+    rejection_by_prompt: np.ndarray
     rule: Rule
 
 
@@ -140,7 +141,10 @@ def measured(name: str, knob: dict[str, float], rule: Rule, positions: Positions
     def column(name: str) -> np.ndarray:
         return np.concatenate([getattr(outcome, name).cpu().numpy() for outcome in outcomes])
 
-    found, kl = column("rejection"), column("kl")
+    def by_prompt(name: str) -> np.ndarray:
+        return np.bincount(positions.prompt, weights=column(name), minlength=positions.prompts)
+
+    found = column("rejection")
     return Calibration(
         family=name,
         knob=knob,
@@ -148,6 +152,7 @@ def measured(name: str, knob: dict[str, float], rule: Rule, positions: Positions
         rejection=float(found.mean()),
         standard_error=clustered_error(found, positions.prompt),
         divergences={divergence: float(column(divergence).mean()) for divergence in DIVERGENCES},
-        kl_by_prompt=np.bincount(positions.prompt, weights=kl, minlength=positions.prompts),
+        kl_by_prompt=by_prompt("kl"),
+        rejection_by_prompt=by_prompt("rejection"),
         rule=rule,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from decoding.evaluation.calibration import Calibration
 from decoding.evaluation.comparison import Cell
 from decoding.statistics import DIVERGENCES
 
@@ -96,9 +97,7 @@ def summarise(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], *, prompts:
                 cell=cell,
                 texts=len(by_cell[cell.label]),
                 means={name: _estimate(*pair) for name, pair in means[cell.label].items()},
-                kl_over_best=None
-                if best is None
-                else _estimate(*bootstrap.ratio(cell.calibration.kl_by_prompt, best.calibration.kl_by_prompt)),
+                kl_over_best=None if best is None else _over_best(cell.calibration, best.calibration, bootstrap),
                 opt_wins=None
                 if opponent in (None, cell)
                 else _win_rate(by_cell[opponent.label], by_cell[cell.label], prompts, bootstrap),
@@ -120,6 +119,17 @@ def _cell_at(cells: Sequence[Cell], family: str, like: Cell) -> Cell | None:
     """The cell of a family at the same request."""
     wanted = family, like.calibration.requested
     return next((cell for cell in cells if (cell.calibration.family, cell.calibration.requested) == wanted), None)
+
+
+def _over_best(rule: Calibration, best: Calibration, bootstrap: Bootstrap) -> Estimate:
+    """KL of a rule over the common price's at the rule's own rejection.
+
+    The two reject equally often on all prompts together, not on a resample of them; the front's slope, minus the
+    price, takes the common price's KL to the rule's rejection. No rule is below that line (T4), so no resample
+    of the ratio is below 1.
+    """
+    slack = best.rejection_by_prompt - rule.rejection_by_prompt
+    return _estimate(*bootstrap.ratio(rule.kl_by_prompt, best.kl_by_prompt + best.knob["price"] * slack))
 
 
 def _win_rate(
