@@ -137,9 +137,7 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
         rows = folder.rows()
         todo = missing(cells, settings, rows)
         if rows:
-            console.print(
-                f"going on in {folder.path}: {len(rows)} texts are there, {len(todo)} to write", soft_wrap=True
-            )
+            _say(f"going on in {folder.path}: {len(rows)} texts are there, {len(todo)} to write")
         task = progress.add_task("writing texts", total=len(rows) + len(todo), completed=len(rows))
         for row in generate_rows(pair, prompts, settings, todo):
             folder.append(row)
@@ -151,9 +149,7 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
     drawn = table(results, settings)
     # squeezed into a narrow terminal the table would lose digits; at its own width the terminal folds its lines
     Console(width=Console(width=1000).measure(drawn).maximum).print(drawn)
-    console.print(
-        f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}", soft_wrap=True
-    )
+    _say(f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}")
 
 
 def _say(line: str) -> None:

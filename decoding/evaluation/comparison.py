@@ -114,7 +114,9 @@ def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> l
     InputError
         Names the first prompt that does not fit, or has no token.
     """
-    encoded = [pair.tokenizer(prompt, return_tensors="pt").input_ids.to(pair.target.device) for prompt in prompts]
+    # verbose: the tokenizer would warn of a long prompt, in other words, just before we refuse it
+    rows = (pair.tokenizer(prompt, return_tensors="pt", verbose=False).input_ids for prompt in prompts)
+    encoded = [ids.to(pair.target.device) for ids in rows]
     for number, ids in enumerate(encoded, start=1):
         try:
             check_context(pair.target, pair.draft, ids.shape[1], ids.shape[1] + max_new_tokens)
