@@ -1,5 +1,7 @@
 """The `tradeoff` command."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -128,7 +130,7 @@ def _load(target: str | None, draft: str | None, dtype: str, device: str, thread
 
 def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "Folder") -> None:
     from decoding.evaluation.comparison import calibrate_cells, calibration_steps, generate_rows, missing
-    from decoding.evaluation.report import figure, table, write_rows
+    from decoding.evaluation.report import figure, print_table, write_rows
     from decoding.evaluation.summary import summarise
 
     with _progress() as progress:
@@ -146,9 +148,9 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
     results = summarise(rows, cells, prompts=len(prompts), seed=settings.seed)
     write_rows(results, settings, folder.results)
     figure(results, settings, folder.figure)
-    drawn = table(results, settings)
-    # squeezed into a narrow terminal the table would lose digits; at its own width the terminal folds its lines
-    Console(width=Console(width=1000).measure(drawn).maximum).print(drawn)
+    # a file has room for every column; rich would take it for a terminal of 80
+    roomy = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    print_table(results, settings, Console(width=1000 if roomy else None))
     _say(f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}")
 
 

@@ -57,6 +57,20 @@ def test_every_rule_has_a_result_row_with_its_stamp(whole):
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_narrow_terminal_leaves_columns_out_and_no_digits(whole):
+    out, _ = whole
+    widths = {}
+    for columns in (60, 90, 200):
+        shown = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["compare", *SMALL, f"--out={out}"]).stdout
+        lines = shown.splitlines()
+        widths[columns] = max(len(line.rstrip()) for line in lines if line.strip())
+        assert "…" not in shown
+        assert ("log-likelihood" in shown.split("Exact divergences")[0]) == (columns == 200)
+        assert ("Left out" in shown) == (columns < 200)
+    assert widths[90] <= 90
+    assert widths[60] < widths[90] < widths[200]
+
+
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(whole, tmp_path, monkeypatch):
     out, _ = whole
     partial = tmp_path / "out"

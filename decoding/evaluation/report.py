@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
@@ -36,39 +37,58 @@ def _interval(estimate: Estimate | None, form: str) -> str:
     return "" if estimate is None else f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
-def table(results: Sequence[Result], settings: Settings) -> Table:
-    """Lay the results out, one block per requested rejection, with 95 % bootstrap intervals over prompts."""
+def print_table(results: Sequence[Result], settings: Settings, screen: Console) -> None:
+    """Print the results, one block per requested rejection, leaving out what a narrow terminal has no room for."""
+    columns = {
+        "rule": [result.cell.calibration.family for result in results],
+        "knob": [
+            ", ".join(f"{name} {value:.4g}" for name, value in result.cell.calibration.knob.items())
+            for result in results
+        ],
+        "rejection": [_spread(result.means["rejection"], 3) for result in results],
+        "tokens\n/call": [f"{result.means['tokens_per_target_call'].value:.2f}" for result in results],
+        "TV": [f"{result.means['tv'].value:.3f}" for result in results],
+        "KL, nats": [_spread(result.means["kl"], 4) for result in results],
+        "KL / best": [_interval(result.kl_over_best, ".2f") for result in results],
+        "log-likelihood\nper token": [_spread(result.means["log_likelihood"], 2) for result in results],
+        "OPT wins": [_interval(result.opt_wins, ".0%") for result in results],
+    }
+    roomy = Console(width=1000)
+    left_out = []
+    for name in ("log-likelihood\nper token", "knob", "TV", "OPT wins", "tokens\n/call"):
+        if roomy.measure(_drawn(columns, results, settings, left_out)).maximum > screen.width:
+            del columns[name]
+            left_out.append(name.replace("\n", " "))
+    drawn = _drawn(columns, results, settings, left_out)
+    # at its own width a terminal that is narrower still folds the lines; squeezed, the table would lose digits
+    Console(file=screen.file, width=roomy.measure(drawn).maximum).print(drawn)
+
+
+def _drawn(
+    columns: dict[str, list[str]], results: Sequence[Result], settings: Settings, left_out: Sequence[str]
+) -> Table:
+    caption = (
+        "Exact divergences from the laws, along each rule's own text. KL / best: on the same positions for every rule, "
+        "at exactly equal mean rejection. OPT wins: prompts on which Decoding-OPT's texts are likelier under the "
+        "target than this rule's. ± and [ ]: 95 % bootstrap intervals over prompts. Knobs: set on "
+        f"{settings.calibration_positions} real positions; the mean rejection there is met to "
+        f"{_largest(results, lambda c: abs(c.rejection - c.requested)):.0e} and has a standard error of at most "
+        f"{_largest(results, lambda c: c.standard_error):.3f} for other texts."
+    )
+    if left_out:
+        caption += f" Left out of this narrow terminal, but in the rows: {', '.join(left_out)}."
     drawn = Table(
         title=f"{settings.pair}: {len(settings.prompts)} prompts x {settings.samples} texts",
-        caption="Exact divergences from the laws, along each rule's own text. KL / best: on the same positions for\n"
-        "every rule, at exactly equal mean rejection. OPT wins: prompts on which Decoding-OPT's texts are\n"
-        "likelier under the target than this rule's. ± and [ ]: 95 % bootstrap intervals over prompts.\n"
-        f"Knobs: set on {settings.calibration_positions} real positions; the mean rejection there is met to "
-        f"{_largest(results, lambda c: abs(c.rejection - c.requested)):.0e} and has a\n"
-        f"standard error of at most {_largest(results, lambda c: c.standard_error):.3f} for other texts.",
+        caption=caption,
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    drawn.add_column("rule", no_wrap=True)
-    drawn.add_column("knob", no_wrap=True)
-    for name in ("rejection", "tokens\n/call", "TV", "KL, nats", "KL / best", "log-likelihood\nper token", "OPT wins"):
-        drawn.add_column(name, justify="right", no_wrap=True)
-    for before, result in zip([None, *results], results, strict=False):
-        calibration, means = result.cell.calibration, result.means
-        if before is not None and before.cell.calibration.requested != calibration.requested:
-            drawn.add_section()
-        drawn.add_row(
-            calibration.family,
-            ", ".join(f"{name} {value:.4g}" for name, value in calibration.knob.items()),
-            _spread(means["rejection"], 3),
-            f"{means['tokens_per_target_call'].value:.2f}",
-            f"{means['tv'].value:.3f}",
-            _spread(means["kl"], 4),
-            _interval(result.kl_over_best, ".2f"),
-            _spread(means["log_likelihood"], 2),
-            _interval(result.opt_wins, ".0%"),
-        )
+    for name in columns:
+        drawn.add_column(name, justify="left" if name in ("rule", "knob") else "right", no_wrap=True)
+    requested = [result.cell.calibration.requested for result in results]
+    for index, cells in enumerate(zip(*columns.values(), strict=True)):
+        drawn.add_row(*cells, end_section=requested[index : index + 1] != requested[index + 1 : index + 2])
     return drawn
 
 
