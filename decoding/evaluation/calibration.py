@@ -1,7 +1,7 @@
 """Meeting a mean rejection rate: the knob of each rule that rejects equally often on real positions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,14 +99,14 @@ def clustered_error(values: np.ndarray, cluster: np.ndarray) -> float:
     return float(np.sqrt((sums**2).sum() * groups / (groups - 1)) / len(values))
 
 
-def calibrate(family: Family, positions: Positions, rejection: float) -> Calibration:
-    """Find the knob of a family that rejects with mean probability `rejection` on the positions.
+def calibrate(positions: Positions, rejection: float) -> Iterator[Calibration]:
+    """Set every family's knob so that its mean rejection on the positions is `rejection`; one result at a time.
 
     Raises
     ------
     InputError
-        A rejection above the positions' mean TV, where lossless decoding already is, or below what the
-        family can reach.
+        A rejection above the positions' mean TV, where lossless decoding already is, or below what a family
+        can reach.
     """
     lossless = float(positions.total_variation.mean())
     if not 0 < rejection < lossless:
@@ -114,6 +114,23 @@ def calibrate(family: Family, positions: Positions, rejection: float) -> Calibra
             f"rejection: expected a rate above 0 and below this pair's mean TV(draft, target) = {lossless:.4f}, "
             f"where decoding is already lossless; got {rejection}; ask for less"
         )
+    values: dict[str, float] = {}
+    for family in FAMILIES:
+        # families that share a knob share the acceptance, hence its value
+        if family.knob not in values:
+            values[family.knob] = find_knob(family, positions, rejection)
+        knob = {family.knob: values[family.knob]}
+        yield measured(family.name, knob, family.at(values[family.knob]), positions, requested=rejection)
+
+
+def find_knob(family: Family, positions: Positions, rejection: float) -> float:
+    """Solve for the knob at which a family's mean rejection on the positions is `rejection`.
+
+    Raises
+    ------
+    InputError
+        A rejection below what the family can reach.
+    """
     strictest, loosest = BRACKETS[family.knob]
     # the ceiling is a ratio that may be astronomic: its logarithm is searched
     scale, back = (math.log, math.exp) if family.knob == "ceiling" else (float, float)
@@ -125,8 +142,8 @@ def calibrate(family: Family, positions: Positions, rejection: float) -> Calibra
         raise InputError(
             f"{family.name}: expected a mean rejection its {family.knob} can reach; got {rejection}; ask for more"
         )
-    knob = back(root_scalar(excess, bracket=[scale(strictest), scale(loosest)], xtol=1e-6, rtol=1e-5).root)
-    return measured(family.name, {family.knob: knob}, family.at(knob), positions, requested=rejection)
+    # an epsilon that matters may be 1e-5 on a large vocabulary: only a relative tolerance is safe
+    return back(root_scalar(excess, bracket=[scale(strictest), scale(loosest)], xtol=1e-14, rtol=1e-6).root)
 
 
 def lossless(positions: Positions) -> Calibration:
@@ -136,22 +153,23 @@ def lossless(positions: Positions) -> Calibration:
 
 def measured(name: str, knob: dict[str, float], rule: Rule, positions: Positions, *, requested: float) -> Calibration:
     """Measure a rule on the positions: mean rejection with its error, mean divergences."""
-    outcomes = [apply_rule(rule, draft, target) for draft, target in positions.chunks()]
+    chunks: dict[str, list[np.ndarray]] = {column: [] for column in ("rejection", *DIVERGENCES)}
+    for draft, target in positions.chunks():
+        outcome = apply_rule(rule, draft, target)  # five laws a row: kept for one chunk only
+        for column, parts in chunks.items():
+            parts.append(getattr(outcome, column).cpu().numpy())
+    columns = {column: np.concatenate(parts) for column, parts in chunks.items()}
 
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(outcome, name).cpu().numpy() for outcome in outcomes])
+    def by_prompt(column: str) -> np.ndarray:
+        return np.bincount(positions.prompt, weights=columns[column], minlength=positions.prompts)
 
-    def by_prompt(name: str) -> np.ndarray:
-        return np.bincount(positions.prompt, weights=column(name), minlength=positions.prompts)
-
-    found = column("rejection")
     return Calibration(
         family=name,
         knob=knob,
         requested=requested,
-        rejection=float(found.mean()),
-        standard_error=clustered_error(found, positions.prompt),
-        divergences={divergence: float(column(divergence).mean()) for divergence in DIVERGENCES},
+        rejection=float(columns["rejection"].mean()),
+        standard_error=clustered_error(columns["rejection"], positions.prompt),
+        divergences={divergence: float(columns[divergence].mean()) for divergence in DIVERGENCES},
         kl_by_prompt=by_prompt("kl"),
         rejection_by_prompt=by_prompt("rejection"),
         rule=rule,

@@ -139,8 +139,8 @@ def calibrate_cells(
     )
     cells = [Cell(calibration=lossless(positions))]
     for rejection in settings.rejection:
-        for family in FAMILIES:
-            cells.append(Cell(calibration=calibrate(family, positions, rejection)))
+        for calibration in calibrate(positions, rejection):
+            cells.append(Cell(calibration=calibration))
             progress()
     return cells
 
