@@ -93,6 +93,8 @@ def compare(
             draft_length=draft_length,
             calibration_positions=calibration_positions,
             seed=seed,
+            dtype=dtype,
+            device=device,
         )
         encoded = encode_prompts(pair, texts, max_new_tokens)
         _run(pair, encoded, settings, Folder(out, settings))

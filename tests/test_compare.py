@@ -49,7 +49,7 @@ def test_every_rule_has_a_result_row_with_its_stamp(whole):
     for row in found:
         assert row["rule"] in result.output
         assert row["texts"] == 6
-        assert row["settings"]["seed"] == 0
+        assert (row["settings"]["seed"], row["settings"]["dtype"], row["settings"]["device"]) == (0, "float32", "cpu")
         assert row["stamp"]["versions"]["torch"]
         if row["rule"] != "SpeculativeSampling":
             assert abs(row["calibration"]["rejection"] - 0.1) < 1e-4
@@ -104,10 +104,11 @@ def test_a_finished_run_is_not_run_again(whole):
     assert (out / "samples.jsonl").read_text() == before
 
 
-def test_other_settings_do_not_mix_with_written_rows(whole):
+@pytest.mark.parametrize("other", ["--seed=1", "--dtype=bfloat16", "--draft-length=3"])
+def test_other_settings_do_not_mix_with_written_rows(whole, other):
     out, _ = whole
     before = (out / "samples.jsonl").read_text()
-    result = compare(*SMALL, "--seed=1", f"--out={out}")
+    result = compare(*SMALL, other, f"--out={out}")
     assert result.exit_code == 2
     assert "choose another --out" in result.output
     assert (out / "samples.jsonl").read_text() == before

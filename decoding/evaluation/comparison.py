@@ -32,6 +32,8 @@ class Settings:
         Real positions on which the knobs are set.
     seed
         Decides every text; a prompt's n-th text has the same uniforms under every rule.
+    dtype, device
+        What the models compute in, and where.
     """
 
     pair: str
@@ -42,6 +44,8 @@ class Settings:
     draft_length: int
     calibration_positions: int
     seed: int
+    dtype: str
+    device: str
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_new_tokens", "draft_length", "calibration_positions"):

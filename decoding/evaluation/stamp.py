@@ -17,7 +17,9 @@ def stamp() -> dict[str, object]:
         "commit": _commit(),
         "versions": {name: version(name) for name in ("tradeoff", "torch", "transformers", "numpy", "cvxpy")}
         | {"python": platform.python_version()},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "processor": _processor(),
+        # one that is there, not one that was used: what was used stands in the row's own settings
+        "gpu_present": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
