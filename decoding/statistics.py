@@ -109,7 +109,7 @@ class Recorder:
         tested = min(kept, drafted)  # a bonus was not drafted
         outcome = verified.outcome
         columns = {"rejection": outcome.rejection, "total_variation": total_variation(outcome.draft, outcome.target)}
-        columns |= {name: getattr(outcome, name) for name in DIVERGENCES}
+        columns |= {name: outcome.divergence(name) for name in DIVERGENCES}
         for name, column in columns.items():
             self._columns.setdefault(name, []).append(column[:tested].cpu().numpy())
         index = np.arange(tested)

@@ -6,7 +6,8 @@ where input is checked and converted.
 
 from typing import Any, TypeAlias
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_array, to_device
 
 Array: TypeAlias = Any
 """An array of any library that `array_api_compat` knows; laws are `[..., vocab]`, row quantities `[...]`."""
@@ -14,6 +15,26 @@ Array: TypeAlias = Any
 
 ROUNDING = 1e-12
 """Masses that differ by less count as equal: a running sum over 150k tokens strays by about 1e-13."""
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The same numbers as a numpy array on the host."""
+    if is_numpy_array(array):
+        return array
+    return np.asarray(array if on_host(array) else to_device(array, "cpu"))
+
+
+def on_host(array: Array) -> bool:
+    """Whether the numbers are in the host's memory; libraries agree on the letters of its name and on no more."""
+    return "cpu" in str(device(array)).lower()
+
+
+def like(values: np.ndarray, array: Array) -> Array:
+    """Host numbers as float64 of another array's library and device."""
+    if is_numpy_array(array):
+        return np.asarray(values, dtype=np.float64)
+    xp = array_namespace(array)
+    return xp.asarray(values, dtype=xp.float64, device=device(array))
 
 
 def positive_part(array: Array) -> Array:

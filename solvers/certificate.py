@@ -1,52 +1,204 @@
-"""An optimality certificate that needs no second solver: a lower bound from two multipliers."""
+"""Optimality certificates that need no second solver and trust none: everything is recomputed from the answer."""
+
+import math
+from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from solvers.arrays import ROUNDING, Array, mass, safe_divide
+from solvers.arrays import ROUNDING, Array, mass, positive_part, safe_divide
 from solvers.closed_form import ceiling_mass
 from solvers.divergences import Divergence
 
 
-def dual_bound(
-    draft: Array, target: Array, rejection: Array, *, floor: Array, ceiling: Array, divergence: Divergence
-) -> Array:
-    """Bound D_f(pi, q) from below over every law pi with TV(p, pi) <= R, whatever 0 <= c <= C with C > 0 (T5).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certificate:
+    """What an answer is worth: its value, a bound that no answer beats, and by how much it breaks a constraint.
+
+    Parameters
+    ----------
+    value
+        D_f(output, target) of the answer, `[...]`; over a shared budget, the weighted mean.
+    bound
+        Dual value of its multipliers: no rule within the rejection budget has less, `[...]`.
+    price
+        The multiplier of the budget, f'(C) - f'(c), `[...]`.
+    infeasibility
+        The largest violation of 0 <= acceptance <= 1, residual >= 0, sum residual = 1 and rejection <= budget, `[...]`.
+    unique
+        Whether every optimal rule has this output law, `[...]`: so it is for strictly convex f, but for how draft
+        mass off the target's support is spared; in TV it is not (Theorem 5).
+    """
+
+    value: Array
+    bound: Array
+    price: Array
+    infeasibility: Array
+    unique: Array
+
+    @property
+    def gap(self) -> Array:
+        """Value minus bound, `[...]`: at most so much is lost; zero, up to rounding, at an optimum."""
+        xp = array_namespace(self.value)
+        unattainable = ~xp.isfinite(self.value) & (self.value == self.bound)
+        finite = xp.where(unattainable, xp.zeros_like(self.value), self.value)
+        return finite - xp.where(unattainable, xp.zeros_like(self.bound), self.bound)
+
+    def holds(self, tolerance: float = 1e-6) -> bool:
+        """Whether every row is feasible and optimal: infeasibility and gap at most `tolerance` (1 + value)."""
+        xp = array_namespace(self.value)
+        finite = xp.isfinite(self.value)
+        allowed = tolerance * (1.0 + xp.where(finite, self.value, xp.zeros_like(self.value)))
+        return bool(xp.all((self.infeasibility <= tolerance) & (self.gap <= allowed)))
+
+
+def certify(
+    draft: Array,
+    target: Array,
+    *,
+    acceptance: Array,
+    residual: Array,
+    budget: Array,
+    floor: Array,
+    ceiling: Array,
+    divergence: Divergence,
+    weights: Array | None = None,
+) -> Certificate:
+    """Certify a rule against all rules that reject at most `budget`.
+
+    Parameters
+    ----------
+    draft, target, acceptance, residual
+        The laws and the rule, `[..., vocab]`, float64.
+    budget
+        R, `[...]`, or the weighted mean rejection of all rows when `weights` are given.
+    floor, ceiling
+        The multipliers c and C, `[...]`; wrong ones make the bound lower, never wrong.
+    divergence
+        Which one.
+    weights
+        `[...]` summing to 1 if the rows share the budget: value, bound and the rest are then about the mean.
+    """
+    xp = array_namespace(draft, target)
+    accepted = acceptance * draft
+    rejection = 1.0 - mass(accepted)
+    output = positive_part(accepted + positive_part(xp.expand_dims(rejection, axis=-1)) * residual)
+    value = divergence.value(output, target)
+    intercept, price = dual_line(draft, target, floor=floor, ceiling=ceiling, divergence=divergence)
+    broken = _largest(
+        xp.max(positive_part(-acceptance), axis=-1),
+        xp.max(positive_part(acceptance - 1.0), axis=-1),
+        xp.max(positive_part(-residual), axis=-1),
+        xp.abs(mass(residual) - 1.0),
+    )
+    # a maximum and a positive part are silent about NaN
+    numbers = xp.all(xp.isfinite(acceptance) & xp.isfinite(residual), axis=-1) & xp.isfinite(budget)
+    broken = xp.where(numbers, broken, xp.zeros_like(broken) + xp.inf)
+    off_support = mass(xp.where(target > 0, xp.zeros_like(draft), draft))
+    determined = (off_support <= rejection + ROUNDING) if divergence.strictly_convex else (off_support < 0)
+    only = xp.isfinite(value) & ((value <= ROUNDING) | (rejection <= ROUNDING) | determined)
+    if weights is not None:
+        lines = _lines_at_common_price(draft, target, floor, divergence, weights, (intercept, price), budget)
+        # 0 times infinity is a row that does not occur
+        value, rejection, intercept, off_support = (
+            xp.sum(xp.where(weights > 0, weights * each, xp.zeros_like(weights)))
+            for each in (value, rejection, lines[0], off_support)
+        )
+        price, broken, only = lines[1], xp.max(broken), xp.all(only)
+    spent = _times(price, budget)
+    known, zero = xp.isfinite(spent), xp.zeros_like(spent)
+    # no divergence is negative, and a line of infinite slope says no more than that
+    bound = positive_part(xp.where(known, intercept, zero) - xp.where(known, spent, zero))
+    if not math.isfinite(divergence.slope_at_infinity):
+        # no law within the budget stays on the target's support
+        bound = xp.where(off_support > budget + ROUNDING, xp.zeros_like(bound) + xp.inf, bound)
+    return Certificate(
+        value=value,
+        bound=bound,
+        price=price,
+        infeasibility=_largest(broken, positive_part(rejection - budget)),
+        unique=only,
+    )
+
+
+def dual_line(
+    draft: Array, target: Array, *, floor: Array, ceiling: Array, divergence: Divergence
+) -> tuple[Array, Array]:
+    """The line D >= intercept - price R below the front, whatever 0 <= c <= C with C > 0 (T5).
 
     With s = clip(p / q, c, C), convexity gives q f(pi/q) >= q f(s) + f'(s)(pi - q s), and moving mass R
-    changes sum f'(s) pi by at most (f'(C) - f'(c)) R, so
+    changes sum f'(s) pi by at most (f'(C) - f'(c)) R, so for every law pi with TV(p, pi) <= R
 
         D_f(pi, q) >= sum q f(s) + sum f'(s)(p - q s) - (f'(C) - f'(c)) R.
 
-    The bound is attained by the ratio clip at R. It is minus infinity (vacuous) where f'(c) or f'(C) is
-    not finite, and plus infinity where the draft puts more than R off the target's support and f charges
-    infinitely for that.
+    The line touches the front where c and C are the levels of the ratio clip at R. The price is infinite where
+    f'(c) or f'(C) is: such a line says something at R = 0 only.
 
     Parameters
     ----------
     draft, target
         Laws `[..., vocab]`.
-    rejection, floor, ceiling
-        R, c and C, `[...]`.
+    floor, ceiling
+        c and C, `[...]`.
     divergence
         A row of `solvers.divergences.DIVERGENCES`.
 
     Returns
     -------
-    Array
+    intercept, price
         `[...]`, in the divergence's own unit.
     """
     p, q, f = draft, target, divergence
     xp = array_namespace(p, q)
-    zero, infinity = xp.zeros_like(p), xp.zeros_like(floor) + xp.inf
+    zero = xp.zeros_like(p)
     c, big_c = xp.expand_dims(floor, axis=-1), xp.expand_dims(ceiling, axis=-1)
-    slope = f.derivative(xp.minimum(xp.maximum(safe_divide(p, q, xp.inf), c), big_c))
+    slope = f.slope(xp.minimum(xp.maximum(safe_divide(p, q, xp.inf), c), big_c))
     clipped = xp.where(q > 0, xp.minimum(xp.maximum(p, c * q), ceiling_mass(q, big_c)), zero)
     moved = p - clipped
-    # an infinite slope where nothing moves, or an infinite price of no rejection, costs nothing
+    # an infinite slope where nothing moves costs nothing
     linear = mass(xp.where(moved == 0, zero, xp.where(moved == 0, zero, slope) * moved))
-    price = xp.where(rejection > 0, f.derivative(ceiling) - f.derivative(floor), xp.zeros_like(floor))
-    bounded = xp.isfinite(price)
-    bound = f.value(clipped, q) + linear - xp.where(bounded, price, xp.zeros_like(price)) * rejection
-    off_support = mass(xp.where(q > 0, zero, p))
-    unattainable = (off_support > rejection + ROUNDING) & ~xp.isfinite(f.derivative(infinity))
-    return xp.where(unattainable, infinity, xp.where(bounded, bound, -infinity))
+    return f.value(clipped, q) + linear, f.slope(ceiling) - f.slope(floor)
+
+
+def _lines_at_common_price(
+    draft: Array,
+    target: Array,
+    floor: Array,
+    divergence: Divergence,
+    weights: Array,
+    lines: tuple[Array, Array],
+    budget: Array,
+) -> tuple[Array, Array]:
+    """Intercepts of lines below every row's front that fall no faster than one price, `[...]`, and that price.
+
+    A row's own line will do where its price is the common one, or less because nothing is rejected there. At a
+    kink of its front (R = its mass off the support) its levels allow a range of prices: there the ceiling is the
+    one that belongs to its floor at the common price.
+    """
+    intercept, price = lines
+    xp, f = array_namespace(price), divergence
+    zero = xp.zeros_like(price)
+    usable = (weights > 0) & (xp.isfinite(price) | (budget <= 0))
+    common = xp.max(xp.where(usable, price, zero))
+    slope = f.slope(floor)
+    finite = xp.isfinite(slope) & xp.isfinite(common)
+    raised = f.ratio_at(xp.where(finite, slope, zero) + xp.where(finite, common, zero))
+    other, dearer = dual_line(
+        draft, target, floor=floor, ceiling=xp.maximum(raised, xp.ones_like(raised)), divergence=f
+    )
+    fits = finite & (dearer <= common + ROUNDING * (1.0 + common))
+    # no divergence is negative: the line 0 always fits
+    own = xp.where(usable, intercept, zero)
+    intercept = xp.maximum(xp.maximum(own, xp.where(fits, other, zero)), zero)
+    return intercept, xp.maximum(common, xp.max(xp.where(fits & (weights > 0), dearer, zero)))
+
+
+def _times(price: Array, budget: Array) -> Array:
+    """Price times budget; an infinite price of no rejection costs nothing."""
+    xp = array_namespace(price)
+    budget = budget + xp.zeros_like(price)
+    return xp.where(budget > 0, xp.where(budget > 0, price, xp.zeros_like(price)) * budget, xp.zeros_like(price))
+
+
+def _largest(*violations: Array) -> Array:
+    xp = array_namespace(*violations)
+    return xp.max(xp.stack(violations, axis=0), axis=0)

@@ -3,9 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import array_api_strict
 import numpy as np
+import torch
+from array_api_compat import array_namespace
 from hypothesis import strategies as st
 from scipy.optimize import root_scalar
+
+from solvers.divergences import DIVERGENCES, Divergence, alpha_divergence, f_divergence
 
 
 def _law(*weights: float) -> np.ndarray:
@@ -41,6 +46,36 @@ SUBNORMAL_PAIRS: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "subnormal target mass": (_law(2, 1, 1), _law(1, 1e-320, 1)),
 }
 """Masses below 2.2e-308, whose reciprocal is beyond float64."""
+
+
+BACKENDS: dict[str, Callable[[Any], Any]] = {
+    "numpy": np.asarray,
+    "array-api-strict": array_api_strict.asarray,
+    "torch": torch.asarray,
+}
+
+
+def _steps(ratio: Any, *signed: float) -> Any:
+    """Count the numbers that a ratio exceeds, less the negative ones that it falls short of."""
+    xp = array_namespace(ratio)
+    return sum(xp.astype(ratio > at, ratio.dtype) if at > 0 else -xp.astype(ratio < -at, ratio.dtype) for at in signed)
+
+
+def _hinges(ratio: Any) -> Any:
+    xp = array_namespace(ratio)
+    zero = xp.zeros_like(ratio)
+    return xp.maximum(ratio - 1.0, zero) + xp.maximum(ratio - 2.0, zero) + xp.maximum(0.5 - ratio, zero)
+
+
+KINKED = f_divergence(_hinges, lambda ratio: _steps(ratio, 1.0, 2.0, -0.5), name="kinked")
+"""Piecewise linear, not TV: f' is -1, 0, 1 and 2 up to the ratios 1/2, 1, 2 and from there on."""
+
+MEASURES: dict[str, Divergence] = {
+    **DIVERGENCES,
+    **{f"alpha={order:g}": alpha_divergence(order) for order in (-1.0, 0.3, 1.5, 3.0)},
+    "kinked": KINKED,
+}
+"""The table, orders of alpha from all three regimes, and one of a user's own."""
 
 
 def random_pair(seed: int, vocab: int | None = None, *, masked: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +157,7 @@ def random_feasible_outputs(
 def output_of(draft: Any, acceptance: Any, residual: Any) -> Any:
     """Output law b p + R P of a rule with one residual law."""
     accepted = acceptance * draft
-    return accepted + (1 - accepted.sum(-1, keepdims=True)) * residual
+    return accepted + (1 - accepted.sum(-1, keepdims=True)).clip(0) * residual
 
 
 def rejection_of(draft: Any, acceptance: Any) -> Any:

@@ -22,8 +22,6 @@ from laws import (
 from tolerances import assert_at_most, assert_close, assert_law
 
 from solvers.closed_form import (
-    ceiling_level,
-    floor_level,
     least_bias,
     lenient_acceptance,
     optimal_residual,
@@ -33,7 +31,11 @@ from solvers.closed_form import (
     residual_fill,
     tv_front,
 )
-from solvers.divergences import DIVERGENCES, kl
+from solvers.divergences import DIVERGENCES
+from solvers.sort_free import ceiling_level, floor_level
+from solvers.sorted_front import SortedFront
+
+kl = DIVERGENCES["kl"].value
 
 DRAFT = np.array([0.7, 0.2, 0.1])
 TARGET = np.array([0.4, 0.4, 0.2])
@@ -155,27 +157,42 @@ def test_any_acceptance_above_the_lossless_one_reaches_the_tv_front(pair, lift, 
     assert_close(total, tv(draft, target), "mass")
 
 
-# --- T2: levels by one sort ----------------------------------------------------------------------------------
+# --- T2: levels by one sort, and without ---------------------------------------------------------------------
 
 
+def sorted_levels(draft, target, budget):
+    floor, ceiling = SortedFront(draft[None], target[None], DIVERGENCES["tv"]).levels(np.full((1, 1), budget))
+    return floor.item(), ceiling.item()
+
+
+def sort_free_levels(draft, target, budget):
+    budget = np.asarray(budget)
+    return float(floor_level(draft, target, budget)), float(ceiling_level(draft, target, budget))
+
+
+both_ways = pytest.mark.parametrize("levels", [sorted_levels, sort_free_levels], ids=["sorted", "sort-free"])
+
+
+@both_ways
 @given(pair=law_pairs(), fraction=fractions)
-def test_levels_by_sorting_equal_levels_by_root_finding(pair, fraction):
+def test_levels_by_sorting_equal_levels_by_root_finding(levels, pair, fraction):
     draft, target = pair
     budget = fraction * tv(draft, target)
     assume(budget > 1e-6)  # the root finder's own resolution
-    floor, ceiling = floor_level(draft, target, budget), ceiling_level(draft, target, budget)
+    floor, ceiling = levels(draft, target, budget)
     assert_close(floor, oracle_floor(draft, target, budget), "divergence")
     known = target > 0
     if abs(draft[~known].sum() - budget) > 1e-9:
         assert_close(ceiling, oracle_ceiling(draft, target, budget), "divergence")
 
 
+@both_ways
 @extreme
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
-def test_levels_spend_exactly_the_budget_on_extreme_pairs(pair, fraction):
+def test_levels_spend_exactly_the_budget_on_extreme_pairs(levels, pair, fraction):
     draft, target = pair
-    budget = np.asarray(fraction * tv(draft, target))
-    floor, ceiling = float(floor_level(draft, target, budget)), float(ceiling_level(draft, target, budget))
+    budget = fraction * tv(draft, target)
+    floor, ceiling = levels(draft, target, budget)
     assert_close(np.maximum(floor * target - draft, 0).sum(), budget, "mass")
     if np.isfinite(ceiling):
         assert_close(np.maximum(draft - ceiling * target, 0).sum(), budget, "mass")
@@ -183,7 +200,8 @@ def test_levels_spend_exactly_the_budget_on_extreme_pairs(pair, fraction):
         assert draft[target == 0].sum() > budget
 
 
-def test_levels_equal_the_extremum_over_all_sets_in_exact_arithmetic():
+@both_ways
+def test_levels_equal_the_extremum_over_all_sets_in_exact_arithmetic(levels):
     draft = [Fraction(n, 16) for n in (6, 4, 3, 2, 1)]
     target = [Fraction(n, 16) for n in (2, 4, 2, 3, 5)]
     budget = Fraction(1, 8)
@@ -192,14 +210,14 @@ def test_levels_equal_the_extremum_over_all_sets_in_exact_arithmetic():
     ceiling = max((sum(draft[x] for x in s) - budget) / sum(target[x] for x in s) for s in sets)
     assert floor < 1 < ceiling
     p, q = np.array(draft, dtype=float), np.array(target, dtype=float)
-    assert_close(floor_level(p, q, np.asarray(0.125)), float(floor), "mass")
-    assert_close(ceiling_level(p, q, np.asarray(0.125)), float(ceiling), "mass")
+    assert_close(levels(p, q, 0.125), [float(floor), float(ceiling)], "mass")
 
 
-def test_the_floor_is_at_least_the_share_of_the_total_variation_spent():
+@both_ways
+def test_the_floor_is_at_least_the_share_of_the_total_variation_spent(levels):
     for draft, target in RANDOM_PAIRS:
         for fraction in (0.1, 0.5, 0.9):
-            assert floor_level(draft, target, fraction * tv(draft, target)) >= fraction - 1e-12
+            assert levels(draft, target, fraction * tv(draft, target))[0] >= fraction - 1e-12
 
 
 # --- T1: the ratio clip --------------------------------------------------------------------------------------

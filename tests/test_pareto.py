@@ -3,16 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from laws import EXTREME_PAIRS, SUBNORMAL_PAIRS, law_pairs, oracle_ceiling, oracle_floor, random_pair, tv
+from laws import (
+    EXTREME_PAIRS,
+    MEASURES,
+    SUBNORMAL_PAIRS,
+    law_pairs,
+    oracle_ceiling,
+    oracle_floor,
+    random_pair,
+    tv,
+)
 from tolerances import assert_at_most, assert_close, assert_law, tolerance
 
 from solvers.divergences import DIVERGENCES
-from tradeoff import InputError, SolverError, solve_pareto
+from tradeoff import InputError, SolverError, f_divergence, solve_pareto
 
 DRAFT = np.array([0.7, 0.2, 0.1])
 TARGET = np.array([0.4, 0.4, 0.2])
+every_measure = pytest.mark.parametrize("name", MEASURES)
 every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
 extreme = pytest.mark.parametrize("pair", EXTREME_PAIRS.values(), ids=EXTREME_PAIRS.keys())
 LIBRARIES = {
@@ -40,7 +50,7 @@ def test_a_point_computed_by_hand():
     assert_close(point.divergence, 0.55 * np.log(1.375) + 0.45 * np.log(0.75), "mass")
     assert_close(point.price, np.log(1.375 / 0.75), "mass")
     assert_close(point.rejection, 0.15, "mass")
-    assert_close(point.optimality_gap, 0.0, "mass")
+    assert_close(point.certificate.gap, 0.0, "mass")
 
 
 @every_divergence
@@ -48,7 +58,8 @@ def test_a_point_computed_by_hand():
 def test_every_point_is_certified_optimal(name, pair, fraction):
     front = solve_pareto(*pair, divergence=name, rejection=0.0)
     point = front.at(rejection=fraction * float(front.total_variation))
-    assert_close(point.lower_bound, point.divergence, "divergence")
+    assert_close(point.certificate.bound, point.divergence, "divergence")
+    assert point.certificate.holds(tolerance("divergence"))
     assert_law(point.output_law)
     assert_law(point.residual)
     accepted = point.acceptance * pair[0]
@@ -112,6 +123,143 @@ def test_subnormal_masses_neither_warn_nor_lose_the_rejection(name, pair):
     assert_close(front.at(rejection=rejection).rejection, rejection, "mass")
 
 
+# --- three questions -----------------------------------------------------------------------------------------
+
+
+@every_measure
+def test_the_three_questions_lead_to_the_same_point(name):
+    for seed in range(0, 12, 3):
+        front = solve_pareto(*random_pair(seed, vocab=8), divergence=MEASURES[name], rejection=0.0)
+        point = front.at(rejection=0.4 * float(front.total_variation))
+        by_divergence = front.at(divergence=float(point.divergence))
+        assert_close(by_divergence.rejection, point.rejection, "divergence")
+        assert_close(by_divergence.divergence, point.divergence, "divergence")
+        by_price = front.at(price=float(point.price))
+        cost, at_price = (float(each.divergence + point.price * each.rejection) for each in (point, by_price))
+        assert_close(at_price, cost, "divergence")
+        if MEASURES[name].strictly_convex:
+            assert_close(by_price.output_law, point.output_law, "search")
+        assert by_divergence.certificate.holds(tolerance("divergence"))
+        assert by_price.certificate.holds(tolerance("divergence"))
+
+
+@every_measure
+@settings(max_examples=20)
+@given(
+    pair=law_pairs(), price=st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(1e-3, 20)), seed=st.integers(0, 99)
+)
+def test_no_rejection_costs_less_than_the_one_at_a_price(name, pair, price, seed):
+    front = solve_pareto(*pair, divergence=MEASURES[name], rejection=0.0)
+    point = front.at(price=price)
+    rivals = np.random.default_rng(seed).random(5) * float(front.total_variation)
+    costs = solve_pareto(*pair, divergence=MEASURES[name], rejection=rivals).divergence + price * rivals
+    assert_at_most(point.divergence + price * point.rejection, costs, "divergence")
+    assert point.certificate.holds(tolerance("divergence"))
+
+
+@every_measure
+@settings(max_examples=20)
+@given(pair=law_pairs(), fraction=st.floats(0.01, 0.99))
+def test_a_divergence_budget_is_kept_and_a_smaller_rejection_would_break_it(name, pair, fraction):
+    front = solve_pareto(*pair, divergence=MEASURES[name], rejection=0.0)
+    wanted = fraction * min(float(front.divergence[0]), 10.0)
+    point = front.at(divergence=wanted)
+    assume(float(point.rejection) > 1e-9)  # less cannot be told from nothing: an acceptance of 1 - 1e-20 is 1
+    # R itself is a difference from 1, rounded at 1e-16
+    assert_at_most(point.divergence - 1e-15 * point.price, wanted, "divergence")
+    fewer = front.at(rejection=0.99 * float(point.rejection))
+    assert_at_most(wanted, fewer.divergence, "divergence")
+
+
+@every_measure
+@extreme
+def test_the_ends_of_the_front_answer_the_extreme_questions(name, pair):
+    draft, target = pair
+    if name == "alpha=3" and 0 < target.min() < 1e-100:
+        return  # the cube of a ratio of 1e150 is beyond float64
+    front = solve_pareto(draft, target, divergence=MEASURES[name], rejection=0.0)
+    own = float(front.at(rejection=0.0).divergence)
+    for question in ({"rejection": 0.0}, {"divergence": 2 * own}, {"divergence": np.inf}):
+        point = front.at(**question)
+        assert_close(point.output_law, draft, "mass")
+        assert_close(point.rejection, 0.0, "mass")
+    for question in ({"rejection": 1.0}, {"rejection": front.total_variation}, {"divergence": 0.0}):
+        point = front.at(**question)
+        assert_close(point.output_law, target, "mass")
+        assert_close(point.divergence, 0.0, "divergence")
+        assert point.certificate.holds(tolerance("divergence"))
+    free = front.at(price=0.0)
+    assert_close(free.divergence, 0.0, "divergence")
+    assert free.certificate.holds(tolerance("divergence"))
+
+
+def test_a_rejection_above_the_total_variation_buys_nothing_and_is_not_spent():
+    point = solve_pareto(DRAFT, TARGET, divergence="kl").at(rejection=0.8)
+    assert_close(point.output_law, TARGET, "mass")
+    assert_close(point.rejection, 0.3, "mass")
+    assert_close(point.budget, 0.8, "mass")
+    assert_close(point.price, 0.0, "mass")
+    assert point.certificate.holds(tolerance("divergence"))
+    assert_close(solve_pareto(DRAFT, TARGET, rejection=[0.1, 0.8]).rejection, [0.1, 0.3], "mass")
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_batch_can_be_asked_every_question_row_by_row(library):
+    convert = np.asarray if library == "numpy" else torch.asarray
+    rng = np.random.default_rng(0)
+    draft, target = rng.dirichlet(np.ones(6), size=(2, 2, 3))
+    front = solve_pareto(convert(draft), convert(target), divergence="js", rejection=0.0)
+    for question, wanted in (
+        ("rejection", rng.random((2, 3)) * 0.3),
+        ("divergence", rng.random((2, 3)) * 0.1),
+        ("price", rng.random((2, 3))),
+    ):
+        point = front.at(**{question: wanted})
+        for i, j in np.ndindex(2, 3):
+            alone = solve_pareto(draft[i, j], target[i, j], divergence="js", rejection=0.0)
+            expected = alone.at(**{question: wanted[i, j]})
+            assert_close(point.rejection[i, j], expected.rejection, "divergence")
+            assert_close(point.output_law[i, j], expected.output_law, "divergence")
+
+
+# --- grids and columns ---------------------------------------------------------------------------------------
+
+
+def test_breakpoints_are_a_grid_between_which_both_levels_are_straight():
+    front = solve_pareto(*random_pair(1, vocab=5), divergence="kl", rejection="breakpoints")
+    grid = front.rejection
+    assert grid[0] == 0.0
+    assert_close(grid[-1], front.total_variation, "mass")
+    assert (np.diff(grid) > 0).all()
+    assert len(grid) <= 2 * 5 + 2
+    for left, right in zip(grid[1:-1], grid[2:], strict=True):
+        ends, middle = [front.at(rejection=end) for end in (left, right)], front.at(rejection=(left + right) / 2)
+        assert_close(middle.floor, (ends[0].floor + ends[1].floor) / 2, "divergence")
+        assert_close(middle.ceiling, (ends[0].ceiling + ends[1].ceiling) / 2, "divergence")
+
+
+def test_breakpoints_of_a_batch_are_one_column_for_each_row():
+    draft, target = np.random.default_rng(0).dirichlet(np.ones(5), size=(2, 3))
+    front = solve_pareto(draft, target, divergence="kl", rejection="breakpoints")
+    assert front.rejection.shape == front.divergence.shape == front.price.shape == (12, 3)
+    assert (np.diff(front.rejection, axis=0) >= 0).all()
+    assert_close(front.rejection[-1], front.total_variation, "mass")
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.asarray], ids=["numpy", "torch"])
+def test_a_front_is_columns_of_equal_length_in_plain_numbers(convert):
+    rng = np.random.default_rng(0)
+    draft, target = (convert(law) for law in rng.dirichlet(np.ones(5), size=(2, 2, 3)))
+    columns = solve_pareto(draft, target, divergence="kl", rejection=[0.0, 0.1, 0.2, 0.3]).to_dict()
+    assert list(columns) == ["position", "rejection", "divergence", "price"]
+    assert all(isinstance(column, list) and len(column) == 24 for column in columns.values())
+    assert all(isinstance(value, float) for value in columns["divergence"])
+    assert columns["position"] == [row for row in range(6) for _ in range(4)]
+    alone = solve_pareto(draft[0, 1], target[0, 1], divergence="kl", rejection=[0.0, 0.1, 0.2, 0.3]).to_dict()
+    for name in ("rejection", "divergence", "price"):
+        assert_close(columns[name][4:8], alone[name], "divergence")
+
+
 # --- the cvxpy solver ----------------------------------------------------------------------------------------
 
 
@@ -126,7 +274,7 @@ def test_both_solvers_find_the_same_point_and_both_are_certified(name, seed):
     assert_close(found.divergence, wanted.divergence, "interior point objective")
     assert_close(found.rejection, wanted.rejection, "interior point objective")
     assert_close(convex.divergence[0], wanted.divergence, "interior point objective")
-    assert abs(float(found.optimality_gap)) <= tolerance("interior point objective")
+    assert found.certificate.holds(tolerance("interior point objective"))
     assert_close(found.price, wanted.price, "interior point multiplier")
 
 
@@ -141,8 +289,9 @@ def test_the_cvxpy_solver_takes_one_pair_of_laws_and_says_what_else_to_do():
     batch = np.stack([DRAFT, DRAFT]), np.stack([TARGET, TARGET])
     with pytest.raises(InputError, match=r"one pair of laws \[vocab\]; got shape \(2, 3\); .*solver='closed_form'"):
         solve_pareto(*batch, solver="cvxpy", rejection=0.1)
-    with pytest.raises(InputError, match="got 'hellinger'; use 'closed_form'"):
-        solve_pareto(DRAFT, TARGET, divergence="hellinger", solver="cvxpy", rejection=0.1)
+    own = f_divergence(lambda t: (t - 1) ** 2, lambda t: 2 * (t - 1), name="mine")
+    with pytest.raises(InputError, match="mine has no convex program .*; use solver='closed_form'"):
+        solve_pareto(DRAFT, TARGET, divergence=own, solver="cvxpy", rejection=0.1)
 
 
 def test_an_unattainable_budget_is_a_solver_error_under_cvxpy_and_infinity_in_closed_form():
@@ -150,8 +299,8 @@ def test_an_unattainable_budget_is_a_solver_error_under_cvxpy_and_infinity_in_cl
     with pytest.raises(SolverError, match="no law within this rejection budget has a finite divergence"):
         solve_pareto(draft, target, divergence="kl", solver="cvxpy", rejection=0.1)
     point = solve_pareto(draft, target, divergence="kl", rejection=0.1).at(rejection=0.1)
-    assert point.divergence == point.lower_bound == np.inf
-    assert point.optimality_gap == 0
+    assert point.divergence == point.certificate.bound == np.inf
+    assert point.certificate.gap == 0
 
 
 # --- libraries, types, shapes --------------------------------------------------------------------------------
@@ -165,11 +314,12 @@ def test_laws_come_back_in_the_callers_kind_and_type_and_row_quantities_in_float
     for law in (point.acceptance, point.residual, point.output_law):
         assert type(law) is type(draft)
         assert law.dtype == dtype
-    for row in (point.rejection, point.divergence, point.floor, point.ceiling, point.price, point.lower_bound):
+    certificate = point.certificate
+    proof = (certificate.value, certificate.bound, certificate.gap, certificate.price, certificate.infeasibility)
+    for row in (point.rejection, point.divergence, point.floor, point.ceiling, point.price, *proof):
         assert "float64" in str(row.dtype)
         assert row.shape == ()
     assert "float64" in str(front.rejection.dtype)
-    assert_at_most(abs(float(point.optimality_gap)), 0.0, "mass")
     # the laws that came in were rounded to the type, sums included; two more roundings on the way out
     off = np.abs(plain(point.output_law) - [0.55, 0.3, 0.15]).max()
     assert off <= 8 * tolerance("handed back", dtype_name)
@@ -209,10 +359,32 @@ def test_a_full_vocabulary_row_is_solved_exactly(convert):
     rejection = 0.8 * float(front.total_variation)
     point = front.at(rejection=rejection)
     assert_close(point.rejection, rejection, "mass of a large vocabulary")
-    assert_at_most(abs(float(point.optimality_gap)), 0.0, "mass of a large vocabulary")
+    assert_at_most(abs(float(point.certificate.gap)), 0.0, "certificate", "float32")
     draft, target = (law.astype(np.float64) / law.astype(np.float64).sum() for law in laws)
     assert_close(point.floor, oracle_floor(draft, target, rejection), "mass of a large vocabulary")
     assert_close(point.ceiling, oracle_ceiling(draft, target, rejection), "divergence")
+
+
+def test_laws_of_two_types_are_solved_in_float64_and_come_back_in_the_wider_one():
+    point = solve_pareto(DRAFT.astype(np.float32), TARGET).at(rejection=0.15)
+    assert point.output_law.dtype == np.float64
+    assert_close(point.output_law, [0.55, 0.3, 0.15], "handed back", "float32")
+    mixed = solve_pareto(torch.asarray(DRAFT, dtype=torch.bfloat16), torch.asarray(TARGET, dtype=torch.float32))
+    assert mixed.at(rejection=0.15).output_law.dtype == torch.float32
+
+
+def test_a_sum_of_1_0001_is_an_error_and_is_solved_when_asked():
+    with pytest.raises(InputError, match="got a row that sums to 1.0001; .* pass normalise=True"):
+        solve_pareto(DRAFT * 1.0001, TARGET)
+    point = solve_pareto(DRAFT * 1.0001, TARGET * 7, normalise=True).at(rejection=0.15)
+    assert_close(point.output_law, [0.55, 0.3, 0.15], "mass")
+
+
+def test_a_vocabulary_of_one_token_has_nothing_to_reject():
+    for measure in MEASURES.values():
+        front = solve_pareto([1.0], [1.0], divergence=measure)
+        assert_close(front.divergence, np.zeros(33), "mass")
+        assert front.at(rejection=0.5).certificate.holds(tolerance("divergence"))
 
 
 def test_integers_and_lists_are_accepted():
@@ -251,12 +423,20 @@ def test_renaming_the_tokens_renames_the_answer(pair, seed, fraction):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"divergence": "js"}, "divergence: expected one of tv, kl, .*; got 'js'"),
+        ({"divergence": "wasserstein"}, "divergence: expected one of tv, kl, .* or alpha=<order>; got 'wasserstein'"),
+        ({"divergence": "alpha=big"}, "divergence: expected one of .* got 'alpha=big'"),
+        ({"divergence": "alpha=inf"}, "alpha: expected a finite order; got inf"),
         ({"solver": "mosek"}, "solver: expected 'closed_form' or 'cvxpy'; got 'mosek'"),
+        ({"budget": "row"}, "budget: expected 'each' or 'mean'; got 'row'"),
+        ({"weights": [1.0]}, "weights: expected only with budget='mean'"),
+        ({"budget": "mean", "weights": 0.0}, "weights: expected a positive, finite sum; got 0"),
+        ({"budget": "mean", "weights": -1.0}, "weights: expected at least 0; got -1.0"),
+        ({"budget": "mean", "rejection": "breakpoints"}, "or 'breakpoints' with budget='each'; got 'breakpoints'"),
+        ({"rejection": "all"}, "rejection: expected numbers, or 'breakpoints' with budget='each'; got 'all'"),
         ({"rejection": []}, "rejection: expected at least one value; got none; leave it out"),
-        ({"rejection": 0.5}, r"expected at most TV\(draft, target\) = 0.3, .*; got 0.5; ask for less"),
-        ({"rejection": [0.1, -0.1]}, "expected a probability between 0 and TV.*; got -0.1"),
-        ({"rejection": float("nan")}, "expected a probability between 0 and TV.*; got nan"),
+        ({"rejection": 1.5}, "rejection: expected between 0 and 1; got 1.5"),
+        ({"rejection": [0.1, -0.1]}, "rejection: expected between 0 and 1; got -0.1"),
+        ({"rejection": float("nan")}, "rejection: expected between 0 and 1; got nan"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_one_line_errors(arguments, message):
@@ -265,9 +445,34 @@ def test_arguments_that_cannot_be_used_are_one_line_errors(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_point_beyond_the_front_is_an_error():
-    with pytest.raises(InputError, match="already lossless; got 0.4; ask for less"):
-        solve_pareto(DRAFT, TARGET).at(rejection=0.4)
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({}, "expected exactly one of rejection=, divergence= and price=; got none"),
+        ({"rejection": 0.1, "price": 1.0}, "expected exactly one of .*; got rejection and price"),
+        ({"rejection": 0.1, "divergence": 1.0, "price": 1.0}, "got rejection and divergence and price"),
+        ({"rejection": 1.1}, "rejection: expected between 0 and 1; got 1.1"),
+        ({"divergence": -0.1}, "divergence: expected at least 0; got -0.1"),
+        ({"price": -1}, "price: expected at least 0; got -1"),
+        ({"price": "dear"}, "price: expected a number or numbers; got 'dear'"),
+        ({"rejection": [0.1, 0.2]}, r"rejection: expected one number, or one to a row of shape \(\); got shape \(2,\)"),
+    ],
+)
+def test_questions_that_cannot_be_answered_are_one_line_errors(question, message):
+    with pytest.raises(InputError, match=message) as caught:
+        solve_pareto(DRAFT, TARGET).at(**question)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_and_a_question_of_another_shape_are_an_error():
+    front = solve_pareto(np.stack([DRAFT, TARGET]), np.stack([TARGET, DRAFT]))
+    with pytest.raises(InputError, match=r"one to a row of shape \(2,\); got shape \(3,\)"):
+        front.at(price=[1.0, 2.0, 3.0])
+
+
+def test_alternatives_need_a_shared_budget():
+    with pytest.raises(InputError, match="expected a front of solve_pareto.*budget='mean'.*; got budget='each'"):
+        solve_pareto(DRAFT, TARGET).alternatives(rejection=0.1)
 
 
 @pytest.mark.parametrize("rejection", [np.float32(0.1), np.asarray(0.1), torch.tensor(0.1)])

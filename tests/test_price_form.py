@@ -14,7 +14,9 @@ from solvers.closed_form import (
     ratio_clip_at_price,
     ratio_clip_at_rejection,
 )
-from solvers.divergences import kl
+from solvers.divergences import DIVERGENCES
+
+kl = DIVERGENCES["kl"].value
 
 RANDOM_PAIRS = [random_pair(seed, vocab=6, masked=seed % 4 == 3) for seed in range(12)]
 extreme = pytest.mark.parametrize("pair", EXTREME_PAIRS.values(), ids=EXTREME_PAIRS.keys())

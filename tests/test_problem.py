@@ -9,7 +9,7 @@ from laws import EXTREME_PAIRS
 from tolerances import assert_close, assert_law
 
 from solvers.errors import InputError
-from tradeoff.problem import checked_rejection, validated
+from tradeoff.problem import checked_numbers, validated
 
 GOOD = np.array([0.25, 0.75])
 
@@ -24,9 +24,10 @@ BAD_PAIRS = {
     "infinity in the target": (GOOD, np.array([np.inf, 0.0]), "target law: expected finite probabilities; got NaN or"),
     "logits": (np.array([-1.5, 2.5]), GOOD, "expected probabilities >= 0; got -1.5; pass probabilities, not logits"),
     "negative dust": (GOOD, np.array([1.0, -1e-9]), "target law: expected probabilities >= 0; got -1e-09"),
-    "a truncated law": (GOOD, np.array([0.25, 0.7]), "misses it by 0.05; divide by the sum if that is what you mean"),
+    "a truncated law": (GOOD, np.array([0.25, 0.7]), "got a row that sums to 0.95; .* pass normalise=True"),
+    "a sum of 1.0001": (GOOD * 1.0001, GOOD, "draft law: .* got a row that sums to 1.0001; .* pass normalise=True"),
     "counts": (np.array([3, 4]), np.array([1, 0]), "draft law: expected probabilities that sum to 1 within 2e-05"),
-    "one bad row": (np.array([GOOD, GOOD]), np.array([GOOD, GOOD / 2]), "a row misses it by 0.5"),
+    "one bad row": (np.array([GOOD, GOOD]), np.array([GOOD, GOOD / 2]), "target law: .* got a row that sums to 0.5"),
     "complex numbers": (GOOD + 0j, GOOD, "expected real numbers; got complex128; pass probabilities"),
     "booleans": (np.array([True, False]), np.array([True, False]), "expected real numbers; got bool"),
 }
@@ -39,7 +40,7 @@ def test_bad_laws_are_one_line_errors_that_say_what_to_do(draft, target, message
     text = str(caught.value)
     assert re.search(message, text), text
     assert "\n" not in text
-    assert re.search("expected .*; (got|a row misses it by) ", text), text
+    assert re.search("expected .*; got ", text), text
 
 
 @pytest.mark.parametrize("pair", EXTREME_PAIRS.values(), ids=EXTREME_PAIRS.keys())
@@ -94,30 +95,73 @@ def test_minus_infinity_logits_are_tokens_without_mass():
     assert float(validated(law, law).draft[1]) == 0.0
 
 
-@pytest.mark.parametrize("rejection", [-0.1, np.nan, -1e-9])
-def test_a_rejection_below_zero_or_nan_is_an_error(rejection):
-    with pytest.raises(InputError, match="expected a probability between 0 and TV"):
-        checked_rejection(rejection, np.asarray(0.3))
+# --- normalise=True ------------------------------------------------------------------------------------------
 
 
-def test_a_rejection_above_the_total_variation_is_an_error_that_names_it():
-    with pytest.raises(InputError, match=r"at most TV\(draft, target\) = 0.3, .*lossless; got 0.4; ask for less"):
-        checked_rejection(0.4, np.asarray(0.3))
+@pytest.mark.parametrize("scale", [1.0001, 0.5, 3.0, 1e-200, 1e300])
+def test_rows_of_any_positive_sum_are_divided_by_it_when_asked(scale):
+    problem = validated(GOOD * scale, GOOD / 2, normalise=True)
+    assert_close(problem.draft, GOOD, "mass")
+    assert_close(problem.target, GOOD, "mass")
 
 
-def test_a_rejection_equal_to_the_total_variation_but_for_rounding_is_cut_to_it():
-    assert float(checked_rejection(np.float32(0.3), np.asarray(0.3))) == 0.3
+def test_counts_are_laws_when_asked_and_every_row_has_its_own_sum():
+    problem = validated(np.array([[3, 1], [1, 1]]), np.array([[1, 0], [5, 15]]), normalise=True)
+    assert_close(problem.draft, [[0.75, 0.25], [0.5, 0.5]], "mass")
+    assert_close(problem.target, [[1, 0], [0.25, 0.75]], "mass")
+
+
+@pytest.mark.parametrize("law", [[0.0, 0.0], [1.5e308, 1.5e308]], ids=["zeros", "overflow"])
+def test_rows_without_a_positive_finite_sum_cannot_be_normalised(law):
+    with pytest.raises(InputError, match="expected rows with a positive sum; got a row of zeros or one that overflows"):
+        validated(np.array(law), GOOD, normalise=True)
+
+
+def test_negative_masses_are_no_law_whatever_their_sum():
+    with pytest.raises(InputError, match="expected probabilities >= 0; got -1"):
+        validated(np.array([3.0, -1.0]), GOOD, normalise=True)
+
+
+def test_laws_on_two_devices_are_an_error_that_names_both():
+    with pytest.raises(InputError, match="expected one device; got cpu and meta; move one of them"):
+        validated(torch.asarray(GOOD), torch.empty(2, dtype=torch.float64, device="meta"))
+
+
+# --- numbers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rejection", [-0.1, np.nan, -1e-9, 1.1, np.inf])
+def test_a_rejection_that_is_no_probability_is_an_error(rejection):
+    with pytest.raises(InputError, match="rejection: expected between 0 and 1; got"):
+        checked_numbers(rejection, "rejection", np.asarray(0.3), most=1.0)
+
+
+@pytest.mark.parametrize("price", [-0.1, np.nan, [1.0, -1.0]])
+def test_a_price_below_zero_or_nan_is_an_error(price):
+    with pytest.raises(InputError, match="price: expected at least 0; got"):
+        checked_numbers(price, "price", np.zeros(2))
+
+
+def test_a_price_may_be_infinite():
+    assert float(checked_numbers(np.inf, "price", np.asarray(0.3))) == np.inf
 
 
 @pytest.mark.parametrize("rejection", [0.1, np.float32(0.1), np.asarray(0.1), torch.tensor(0.1), [[0.1] * 3] * 2])
 def test_a_rejection_of_any_kind_is_broadcast_to_the_rows(rejection):
-    wanted = checked_rejection(rejection, torch.full((2, 3), 0.4, dtype=torch.float64))
+    wanted = checked_numbers(rejection, "rejection", torch.full((2, 3), 0.4, dtype=torch.float64), most=1.0)
     assert wanted.dtype == torch.float64
     assert_close(wanted, np.full((2, 3), 0.1), "handed back", "float32")
+
+
+def test_numbers_for_other_rows_are_an_error_that_names_both_shapes():
+    with pytest.raises(InputError, match=r"expected one number, or one to a row of shape \(2,\); got shape \(3,\)"):
+        checked_numbers([0.1] * 3, "rejection", np.zeros(2), most=1.0)
 
 
 def test_ragged_lists_and_words_are_input_errors():
     with pytest.raises(InputError, match="expected rows of equal length"):
         validated([[0.5, 0.5], [1.0]], [[0.5, 0.5], [1.0]])
     with pytest.raises(InputError, match="expected a number or numbers; got 'much'"):
-        checked_rejection("much", np.asarray(0.3))
+        checked_numbers("much", "rejection", np.asarray(0.3))
+    with pytest.raises(InputError, match="expected a number or numbers"):
+        checked_numbers([[0.1], [0.1, 0.2]], "rejection", np.asarray(0.3))

@@ -19,7 +19,7 @@ def test_the_readmes_python_runs_in_order():
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     point, output = names["point"], names["output"]
-    assert abs(point.optimality_gap) < 1e-12  # type: ignore[attr-defined]
+    assert abs(point.certificate.gap) < 1e-12  # type: ignore[attr-defined]
     assert 0 < output.statistics.mean["kl"] < 1  # type: ignore[attr-defined]
 
 

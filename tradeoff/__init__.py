@@ -7,13 +7,19 @@
 (0.75, 1.375)
 """
 
+from solvers.certificate import Certificate
+from solvers.divergences import Divergence, f_divergence
 from solvers.errors import InputError, SolverError
 from tradeoff import rules
+from tradeoff.alternatives import Alternatives
 from tradeoff.outcome import Outcome, evaluate
 from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
 from tradeoff.rule import Rule
 
 __all__ = [
+    "Alternatives",
+    "Certificate",
+    "Divergence",
     "InputError",
     "Outcome",
     "ParetoFront",
@@ -21,6 +27,7 @@ __all__ = [
     "Rule",
     "SolverError",
     "evaluate",
+    "f_divergence",
     "rules",
     "solve_pareto",
 ]

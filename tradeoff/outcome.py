@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace
 
 from solvers.arrays import Array, mass
-from solvers.divergences import DIVERGENCES, total_variation
+from solvers.divergences import Divergence, divergence_named, total_variation
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import Rule
@@ -36,30 +36,19 @@ class Outcome:
     rejection: Array
     output_law: Array
 
+    def divergence(self, divergence: str | Divergence) -> Array:
+        """Divergence of the output from the target, `[...]`: any of `solve_pareto`'s; infinite where it is."""
+        return divergence_named(divergence).value(self.output_law, self.target)
+
     @property
     def tv(self) -> Array:
         """TV(output, target), `[...]`: the paper's bias."""
-        return DIVERGENCES["tv"].value(self.output_law, self.target)
+        return self.divergence("tv")
 
     @property
     def kl(self) -> Array:
         """KL(output, target) in nats, `[...]`; infinite where the rule leaks."""
-        return DIVERGENCES["kl"].value(self.output_law, self.target)
-
-    @property
-    def reverse_kl(self) -> Array:
-        """KL(target, output) in nats, `[...]`."""
-        return DIVERGENCES["reverse_kl"].value(self.output_law, self.target)
-
-    @property
-    def chi2(self) -> Array:
-        """Pearson's sum (output - target)^2 / target, `[...]`."""
-        return DIVERGENCES["chi2"].value(self.output_law, self.target)
-
-    @property
-    def hellinger(self) -> Array:
-        """Squared Hellinger distance 1 - sum sqrt(output target), `[...]`."""
-        return DIVERGENCES["hellinger"].value(self.output_law, self.target)
+        return self.divergence("kl")
 
     @property
     def gap(self) -> Array:
@@ -97,7 +86,7 @@ def _outcome(draft: Array, target: Array, acceptance: Array, residual: Array) ->
     )
 
 
-def evaluate(rule: Rule, draft: Array, target: Array) -> Outcome:
+def evaluate(rule: Rule, draft: Array, target: Array, *, normalise: bool = False) -> Outcome:
     """Evaluate a verification rule exactly.
 
     output(y) = b(y) draft(y) + sum_x draft(x) (1 - b(x)) P(y | x), with P(y | x) = P(y) for most rules.
@@ -108,6 +97,8 @@ def evaluate(rule: Rule, draft: Array, target: Array) -> Outcome:
         Any `Rule`, such as those of `tradeoff.rules`.
     draft, target
         Laws `[..., vocab]`, numpy or torch; results come back as the same kind, in float64.
+    normalise
+        Accept rows of any positive sum and divide by it.
 
     Raises
     ------
@@ -118,7 +109,7 @@ def evaluate(rule: Rule, draft: Array, target: Array) -> Outcome:
     -----
     The bound behind `Outcome.gap`: docs/theory.md T6.
     """
-    problem = validated(draft, target)
+    problem = validated(draft, target, normalise=normalise)
     draft, target = problem.draft, problem.target
     acceptance, residual = rule.acceptance(draft, target), rule.residual(draft, target)
     _check_rule(rule, draft, acceptance, residual)

@@ -39,18 +39,20 @@ class Problem:
         return array_namespace(law).astype(law, self.dtype)
 
 
-def validated(draft: Array, target: Array) -> Problem:
+def validated(draft: Array, target: Array, *, normalise: bool = False) -> Problem:
     """Check a pair of laws and convert it to float64.
 
     Parameters
     ----------
     draft, target
         Laws `[..., vocab]` of equal shape, both numpy (or nested lists) or both of one other array library.
+    normalise
+        Accept rows of any positive sum and divide by it.
 
     Raises
     ------
     InputError
-        Unlike libraries or shapes, no vocabulary, NaN, infinity, negative mass, a sum that is not 1.
+        Unlike libraries, devices or shapes, no vocabulary, NaN, infinity, negative mass, a sum that is not 1.
     """
     draft, target = _as_array(draft, "draft"), _as_array(target, "target")
     try:
@@ -65,6 +67,10 @@ def validated(draft: Array, target: Array) -> Problem:
             f"draft and target: expected equal shapes [..., vocab]; got {tuple(draft.shape)} and "
             f"{tuple(target.shape)}; cut both laws to their common vocabulary first"
         )
+    if device(draft) != device(target):
+        raise InputError(
+            f"draft and target: expected one device; got {device(draft)} and {device(target)}; move one of them"
+        )
     if draft.ndim == 0 or 0 in draft.shape:
         raise InputError(f"laws: expected at least one token, [..., vocab]; got shape {tuple(draft.shape)}")
     dtype = xp.result_type(draft, target)
@@ -72,8 +78,8 @@ def validated(draft: Array, target: Array) -> Problem:
     if not floating and not xp.isdtype(dtype, "integral"):
         raise InputError(f"laws: expected real numbers; got {dtype}; pass probabilities")
     return Problem(
-        draft=_checked(draft, "draft"),
-        target=_checked(target, "target"),
+        draft=_checked(draft, "draft", normalise),
+        target=_checked(target, "target", normalise),
         dtype=dtype if floating else xp.float64,
     )
 
@@ -87,7 +93,7 @@ def _as_array(law: Any, name: str) -> Array:
         raise InputError(f"{name} law: expected rows of equal length, [..., vocab]; got ragged nested lists") from None
 
 
-def _checked(law: Array, name: str) -> Array:
+def _checked(law: Array, name: str, normalise: bool) -> Array:
     xp = array_namespace(law)
     resolution = xp.finfo(law.dtype).eps if xp.isdtype(law.dtype, "real floating") else 0.0
     law = xp.astype(law, xp.float64)
@@ -97,40 +103,43 @@ def _checked(law: Array, name: str) -> Array:
         raise InputError(
             f"{name} law: expected probabilities >= 0; got {float(xp.min(law)):.3g}; pass probabilities, not logits"
         )
-    total = mass(law, keepdims=True)
+    with np.errstate(over="ignore"):  # an infinite sum is told below
+        total = mass(law, keepdims=True)
+    if normalise and not bool(xp.all((total > 0) & xp.isfinite(total))):
+        raise InputError(f"{name} law: expected rows with a positive sum; got a row of zeros or one that overflows")
     tolerance = max(SUM_TOLERANCE, 2.0 * float(resolution))
-    if bool(xp.any(xp.abs(total - 1.0) > tolerance)):
-        worst = float(xp.max(xp.abs(total - 1.0)))
+    if not normalise and bool(xp.any(xp.abs(total - 1.0) > tolerance)):
+        worst = float(total[xp.abs(total - 1.0) == xp.max(xp.abs(total - 1.0))][0])
         raise InputError(
-            f"{name} law: expected probabilities that sum to 1 within {tolerance:.0e}; a row misses it by "
-            f"{worst:.6g}; divide by the sum if that is what you mean"
+            f"{name} law: expected probabilities that sum to 1 within {tolerance:.0e}; got a row that sums to "
+            f"{worst:.8g}; if its masses are right up to scale, pass normalise=True"
         )
     law = law / total
     return xp.where(law < SMALLEST_MASS, xp.zeros_like(law), law)
 
 
-def checked_rejection(rejection: Any, total_variation: Array) -> Array:
-    """Check rejection budgets against the pair's TV and broadcast them to its rows, `[...]`.
+def checked_numbers(values: Any, name: str, like: Array, *, most: float = float("inf")) -> Array:
+    """Check numbers between 0 and `most` and broadcast them to the shape of `like`.
 
     Raises
     ------
     InputError
-        NaN, below 0, or above TV(draft, target), where there is no bias left to trade.
+        No numbers, NaN, below 0, above `most`, a shape that does not broadcast.
     """
-    xp = array_namespace(total_variation)
+    xp = array_namespace(like)
     # through plain numbers, so that a numpy or list budget meets torch laws on any device
     try:
-        plain = rejection.tolist() if hasattr(rejection, "tolist") else np.asarray(rejection, dtype=np.float64).tolist()
+        plain = values.tolist() if hasattr(values, "tolist") else np.asarray(values, dtype=np.float64).tolist()
+        numbers = np.asarray(plain, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"rejection: expected a number or numbers; got {rejection!r}") from None
-    wanted = xp.asarray(plain, dtype=xp.float64, device=device(total_variation)) + xp.zeros_like(total_variation)
-    if bool(xp.any(~(wanted >= 0))):
-        raise InputError(f"rejection: expected a probability between 0 and TV(draft, target); got {rejection}")
-    # a budget equal to the TV may come out of a float32 sum
-    if bool(xp.any(wanted > total_variation + SUM_TOLERANCE)):
-        least = float(xp.min(total_variation))
+        raise InputError(f"{name}: expected a number or numbers; got {values!r}") from None
+    if not ((numbers >= 0) & (numbers <= most)).all():
+        limit = "at least 0" if most == float("inf") else f"between 0 and {most:g}"
+        raise InputError(f"{name}: expected {limit}; got {values}")
+    try:
+        numbers = np.broadcast_to(numbers, tuple(like.shape)).copy()
+    except ValueError:
         raise InputError(
-            f"rejection: expected at most TV(draft, target) = {least:.6g}, where decoding is already lossless; "
-            f"got {float(xp.max(wanted)):.6g}; ask for less"
-        )
-    return xp.minimum(wanted, total_variation)
+            f"{name}: expected one number, or one to a row of shape {tuple(like.shape)}; got shape {numbers.shape}"
+        ) from None
+    return xp.asarray(numbers, dtype=xp.float64, device=device(like))

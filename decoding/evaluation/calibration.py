@@ -157,7 +157,8 @@ def measured(name: str, knob: dict[str, float], rule: Rule, positions: Positions
     for draft, target in positions.chunks():
         outcome = apply_rule(rule, draft, target)  # five laws a row: kept for one chunk only
         for column, parts in chunks.items():
-            parts.append(getattr(outcome, column).cpu().numpy())
+            values = outcome.rejection if column == "rejection" else outcome.divergence(column)
+            parts.append(values.cpu().numpy())
     columns = {column: np.concatenate(parts) for column, parts in chunks.items()}
 
     def by_prompt(column: str) -> np.ndarray:

@@ -3,13 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from solvers import closed_form
 from solvers.arrays import Array
-from solvers.closed_form import (
-    lenient_acceptance,
-    ratio_clip_at_price,
-    ratio_clip_at_rejection,
-    residual_fill,
-)
+from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
 
 
@@ -47,27 +43,29 @@ class RatioClip:
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return min(1, C target / draft), `[..., vocab]`."""
         if self.ceiling is not None:  # needs no sort, unlike the residual
-            return lenient_acceptance(draft, target, self.ceiling)
-        return ratio_clip_at_rejection(draft, target, self.rejection).acceptance
+            return closed_form.lenient_acceptance(draft, target, self.ceiling)
+        return closed_form.ratio_clip_at_rejection(draft, target, self.rejection).acceptance
 
     def residual(self, draft: Array, target: Array) -> Array:
         """Return [c target - draft]_+, normalised, `[..., vocab]`."""
         if self.ceiling is not None:
-            return residual_fill(draft, target, self.acceptance(draft, target))[0]
-        return ratio_clip_at_rejection(draft, target, self.rejection).residual
+            return closed_form.residual_fill(draft, target, self.acceptance(draft, target))[0]
+        return closed_form.ratio_clip_at_rejection(draft, target, self.rejection).residual
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommonPrice:
-    """The ratio clip that spends one price per rejection at every position: C / c = e^price everywhere.
+    """The ratio clip that spends one price per rejection at every position: f'(C) - f'(c) = price everywhere.
 
-    Position by position it minimises KL(output, target) + price * rejection; over a collection of positions
-    it therefore has the least total KL at its own total rejection.
+    Position by position it minimises D(output, target) + price * rejection; over a collection of positions it
+    therefore has the least total divergence at its own total rejection. For KL the price is log(C / c).
 
     Parameters
     ----------
     price
-        Nats of KL per rejection, >= 0; 0 is lossless, infinity the least rejection of finite KL.
+        Divergence per rejection, >= 0 (nats for KL); 0 is lossless, infinity the least rejection of finite KL.
+    divergence
+        A name, "alpha=<order>" or a `Divergence`, as in `solve_pareto`.
 
     Notes
     -----
@@ -75,15 +73,20 @@ class CommonPrice:
     """
 
     price: float
+    divergence: str | Divergence = "kl"
 
     def __post_init__(self) -> None:
         if math.isnan(self.price) or self.price < 0:
             raise InputError(f"price: expected a number >= 0 (nats per rejection); got {self.price}; 0 is lossless")
+        divergence_named(self.divergence)
 
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return min(1, C target / draft), `[..., vocab]`."""
-        return ratio_clip_at_price(draft, target, self.price).acceptance
+        return self._clip(draft, target).acceptance
 
     def residual(self, draft: Array, target: Array) -> Array:
         """Return [c target - draft]_+, normalised, `[..., vocab]`."""
-        return ratio_clip_at_price(draft, target, self.price).residual
+        return self._clip(draft, target).residual
+
+    def _clip(self, draft: Array, target: Array) -> closed_form.RatioClip:
+        return closed_form.ratio_clip_at_price(draft, target, self.price, divergence_named(self.divergence))
