@@ -40,11 +40,72 @@ def _root(
     """How much quality a speculative decoder gives away, and the rule that gives away least."""
 
 
-def _rates(text: str) -> tuple[float, ...]:
+def _numbers(text: str, name: str = "rejection") -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise InputError(f"rejection: expected numbers with commas, such as 0.2,0.1; got {text!r}") from None
+        raise InputError(f"{name}: expected numbers with commas, such as 0.2,0.1; got {text!r}") from None
+
+
+def _question(**options: str | None) -> tuple[str | None, tuple[float, ...]]:
+    """The one question that was asked, if any, and its numbers."""
+    asked = {name: text for name, text in options.items() if text is not None}
+    if len(asked) > 1:
+        raise InputError("expected at most one of --rejection, --at-divergence and --price")
+    for name, text in asked.items():
+        wanted = _numbers(text, name)
+        if not wanted:
+            raise InputError(f"{name}: expected at least one number; got {text!r}")
+        return name, wanted
+    return None, ()
+
+
+@app.command()
+def front(
+    laws: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LAWS.npz", help="Arrays draft and target, [..., vocab], or draft_logits and target_logits."
+        ),
+    ],
+    divergence: Annotated[
+        str, typer.Option(help="tv, kl, reverse_kl, chi2, reverse_chi2, hellinger, js, alpha=<order>, ...")
+    ] = "tv,kl",
+    rejection: Annotated[str | None, typer.Option(help="The least divergence at these rejections?")] = None,
+    at_divergence: Annotated[str | None, typer.Option(help="The least rejection within these divergences?")] = None,
+    price: Annotated[str | None, typer.Option(help="The best trade if a rejection costs so much divergence?")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="each position its own, or one mean for all; by default mean if there are several."),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the softmax of logits; by default 1.")] = None,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Divide every law by its sum.")] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option(help='Write the grid and the answers, with proofs; infinity is "inf", undefined is null.'),
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a figure, one panel to a divergence.")] = None,
+) -> None:
+    """Solve the exact front between rejection and divergence for laws in a file.
+
+    Ask at most one question, with several numbers if you like: --rejection, --at-divergence or --price. Without one,
+    the table shows nine points from the draft itself to lossless decoding.
+    """
+    with _one_line_errors("interrupted"):
+        question, wanted = _question(rejection=rejection, divergence=at_divergence, price=price)
+        from decoding.front_report import answers, as_dict, print_front, solve, write_json, write_png
+        from decoding.law_file import read_laws
+
+        grid = question is None or json is not None or png is not None
+        names = divergence.split(",")
+        fronts = solve(*read_laws(laws, temperature), names, budget, normalise=normalise, grid=grid)
+        found = [answers(each, question, wanted) for each in fronts]
+        for each, points in zip(fronts, found, strict=True):
+            print_front(each, points, question, _screen())
+        if json is not None:
+            write_json(as_dict(laws, fronts, found), json)
+        if png is not None:
+            write_png(fronts, png)
 
 
 @app.command()
@@ -73,8 +134,8 @@ def compare(
     Every rule's knob is first set on real positions so that all reject equally often; then each writes texts
     from the same prompts and seeds, and is charged the exact divergence of its output law at every token.
     """
-    with _one_line_errors():
-        rates = _rates(rejection)
+    with _one_line_errors("interrupted; finished rows are kept, the same command goes on from there"):
+        rates = _numbers(rejection)
         if limit is not None and limit < 1:
             raise InputError(f"limit: expected at least 1; got {limit}")
         from decoding import embedded
@@ -101,15 +162,15 @@ def compare(
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Bad input is one line and exit code 2; an interruption keeps every row and exits with 130."""
+def _one_line_errors(interrupted: str) -> Iterator[None]:
+    """Bad input is one line and exit code 2; an interruption is one line and exit code 130."""
     try:
         yield
     except (InputError, SolverError) as error:
         _say(f"error: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        _say("interrupted; finished rows are kept, the same command goes on from there")
+        _say(interrupted)
         raise typer.Exit(130) from None
 
 
@@ -150,10 +211,14 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
     results = summarise(rows, cells, prompts=len(prompts), seed=settings.seed)
     write_rows(results, settings, folder.results)
     figure(results, settings, folder.figure)
+    print_table(results, settings, _screen())
+    _say(f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}")
+
+
+def _screen() -> Console:
     # a file has room for every column; rich would take it for a terminal of 80
     roomy = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    print_table(results, settings, Console(width=1000 if roomy else None))
-    _say(f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}")
+    return Console(width=1000 if roomy else None)
 
 
 def _say(line: str) -> None:
