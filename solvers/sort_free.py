@@ -250,14 +250,16 @@ def _by_blocks(
     xp = array_namespace(draft, target)
     leading, vocab = draft.shape[:-1], draft.shape[-1]
     dtype = xp.result_type(draft, target, xp.float32)
-    draft, target = (xp.reshape(xp.astype(each, dtype, copy=False), (-1, vocab)) for each in (draft, target))
+    first, second = (xp.reshape(xp.astype(each, dtype, copy=False), (-1, vocab)) for each in (draft, target))
+    if on_host(draft):  # the same memory, and numpy has the lightest calls
+        first, second = to_numpy(first), to_numpy(second)
     values = to_numpy(quantity).astype(np.float64).reshape(-1)
-    block = BLOCK if on_host(draft) else draft.shape[0] * vocab
-    rows, count = max(1, block // vocab), draft.shape[0]
+    block = BLOCK if on_host(draft) else first.shape[0] * vocab
+    rows, count = max(1, block // vocab), first.shape[0]
     with np.errstate(all="ignore"):
         levels = np.concatenate(
             [
-                solve(_Rows(draft[part, :], target[part, :], block), values[part])
+                solve(_Rows(first[part, :], second[part, :], block), values[part])
                 for part in (slice(at, min(at + rows, count)) for at in range(0, count, rows))
             ]
         )
