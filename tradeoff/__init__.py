@@ -14,6 +14,7 @@ from tradeoff import rules
 from tradeoff.alternatives import Alternatives
 from tradeoff.outcome import Outcome, evaluate
 from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
+from tradeoff.residual import best_residual
 from tradeoff.rule import Rule
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ParetoPoint",
     "Rule",
     "SolverError",
+    "best_residual",
     "evaluate",
     "f_divergence",
     "rules",

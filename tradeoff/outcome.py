@@ -64,10 +64,11 @@ class Outcome:
 
 def apply_rule(rule: Rule, draft: Array, target: Array) -> Outcome:
     """Compute the outcome of a rule on trusted float64 laws; `evaluate` is the checked door to it."""
-    return _outcome(draft, target, rule.acceptance(draft, target), rule.residual(draft, target))
+    return outcome_of(draft, target, rule.acceptance(draft, target), rule.residual(draft, target))
 
 
-def _outcome(draft: Array, target: Array, acceptance: Array, residual: Array) -> Outcome:
+def outcome_of(draft: Array, target: Array, acceptance: Array, residual: Array) -> Outcome:
+    """Compute the outcome of an acceptance and a residual, `[..., vocab]` or `[..., vocab, vocab]`, trusted float64."""
     xp = array_namespace(draft, target)
     accepted = acceptance * draft
     rejection = 1.0 - mass(accepted)
@@ -113,7 +114,7 @@ def evaluate(rule: Rule, draft: Array, target: Array, *, normalise: bool = False
     draft, target = problem.draft, problem.target
     acceptance, residual = rule.acceptance(draft, target), rule.residual(draft, target)
     _check_rule(rule, draft, acceptance, residual)
-    return _outcome(draft, target, acceptance, residual)
+    return outcome_of(draft, target, acceptance, residual)
 
 
 def _check_rule(rule: Rule, draft: Array, acceptance: Array, residual: Array) -> None:

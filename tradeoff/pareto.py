@@ -1,6 +1,6 @@
 """`solve_pareto()`: from laws to the exact front between rejection and divergence, and to any point on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from tradeoff.questions import (
     convex_answer,
     convex_grid,
     convex_program,
+    grid_of,
 )
 from tradeoff.rule import Rule
 
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 Solver = Literal["closed_form", "cvxpy"]
 Budget = Literal["each", "mean"]
-
-GRID = 33
-"""Points of a front whose rejections were not chosen: enough for a smooth curve, and R = TV/2 is one of them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,6 +67,8 @@ class ParetoPoint:
         infinite where the draft's mass off the target's support exceeds the rejection.
     price
         -d divergence / d rejection, what one more rejection would buy, `[...]`.
+    solved_by
+        "closed form", or the numerical solver, its version and how it ended.
     """
 
     draft: Array
@@ -84,6 +84,7 @@ class ParetoPoint:
     floor: Array
     ceiling: Array
     price: Array
+    solved_by: str
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -228,9 +229,8 @@ class ParetoFront:
         floor, ceiling = self._levels(rows)
         rule = ratio_clip(draft, target, floor, ceiling)
         budget = wanted if question == "rejection" else None
-        return self._point(
-            rule.acceptance, rule.residual, floor, ceiling, self._shaped(self._sorted.price(rows)), budget
-        )
+        price = self._shaped(self._sorted.price(rows))
+        return self._point(rule.acceptance, rule.residual, (floor, ceiling, price), budget, "closed form")
 
     def _point_of(self, solution: "ProgramSolution", question: str, wanted: Array) -> ParetoPoint:
         draft, target = self.problem.draft, self.problem.target
@@ -241,10 +241,17 @@ class ParetoFront:
         reached = np.clip(to_numpy(1.0 - mass(acceptance * draft)).reshape(-1, 1), 0.0, self._sorted.total_variation)
         floor, ceiling = self._levels(reached)
         price = like(np.asarray(max(solution.price, 0.0)), draft) + 0.0 * floor
-        return self._point(acceptance, residual, floor, ceiling, price, wanted if question == "rejection" else None)
+        solved_by = f"{solution.solver}: {solution.status.meaning}"
+        budget = wanted if question == "rejection" else None
+        return self._point(acceptance, residual, (floor, ceiling, price), budget, solved_by)
 
     def _point(
-        self, acceptance: Array, residual: Array, floor: Array, ceiling: Array, price: Array, budget: Array | None
+        self,
+        acceptance: Array,
+        residual: Array,
+        multipliers: tuple[Array, Array, Array],
+        budget: Array | None,
+        solved_by: str,
     ) -> ParetoPoint:
         draft, target, restored = self.problem.draft, self.problem.target, self.problem.restored
         xp = array_namespace(draft)
@@ -264,9 +271,10 @@ class ParetoFront:
             acceptance=restored(acceptance),
             residual=restored(residual),
             output_law=restored(output),
-            floor=floor,
-            ceiling=ceiling,
-            price=price,
+            floor=multipliers[0],
+            ceiling=multipliers[1],
+            price=multipliers[2],
+            solved_by=solved_by,
         )
 
     def _levels(self, rows: np.ndarray) -> tuple[Array, Array]:
@@ -343,7 +351,7 @@ def solve_pareto(
     rows = SortedFront(xp.reshape(problem.draft, (-1, vocab)), xp.reshape(problem.target, (-1, vocab)), measure)
     widest = like(rows.total_variation.reshape(tuple(problem.draft.shape[:-1])), problem.draft)
     end = widest if shares is None else xp.sum(shares * widest)
-    grid = _grid(rejection, rows, end, budget)
+    grid = grid_of(rejection, rows, end, budget)
     program = convex_program(problem, measure, shares) if solver == "cvxpy" else None
     columns = closed_form_grid(rows, grid, shares) if program is None else convex_grid(program, grid)
     return ParetoFront(
@@ -377,22 +385,3 @@ def _checked_weights(problem: Problem, budget: Budget, weights: Any) -> Array | 
     if not 0 < total < float("inf"):
         raise InputError(f"weights: expected a positive, finite sum; got {total:g}")
     return shares / total
-
-
-def _grid(rejection: Any, rows: SortedFront, end: Array, budget: Budget) -> np.ndarray:
-    """The rejections to solve at, `[points, ...]`, none beyond the end of its front."""
-    ends = to_numpy(end)
-    if rejection is None:
-        return np.linspace(0.0, 1.0, GRID).reshape(-1, *(1,) * ends.ndim) * ends
-    if isinstance(rejection, str):
-        if rejection != "breakpoints" or budget == "mean":
-            raise InputError(
-                f"rejection: expected numbers, or 'breakpoints' with budget='each'; got {rejection!r} with {budget!r}"
-            )
-        points = rows.breakpoints().T
-        return np.unique(points) if ends.ndim == 0 else points.reshape(-1, *ends.shape)
-    wanted = list(rejection) if isinstance(rejection, Sequence) or getattr(rejection, "ndim", 0) else [rejection]
-    if not wanted:
-        raise InputError("rejection: expected at least one value; got none; leave it out for the whole front")
-    numbers = [to_numpy(checked_numbers(each, "rejection", end, most=1.0)) for each in wanted]
-    return np.minimum(np.stack(numbers), ends)

@@ -1,6 +1,7 @@
 """The three questions a front answers, put to the sorted closed form or to the convex program."""
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -9,12 +10,15 @@ from solvers.collection import split_divergence, split_rejection
 from solvers.divergences import Divergence
 from solvers.errors import InputError
 from solvers.sorted_front import SortedFront
-from tradeoff.problem import Problem
+from tradeoff.problem import Problem, checked_numbers
 
 if TYPE_CHECKING:
     from solvers.convex_program import JointProgram, ProgramSolution
 
 Question = Literal["rejection", "divergence", "price"]
+
+GRID = 33
+"""Points of a front whose rejections were not chosen: enough for a smooth curve, and R = TV/2 is one of them."""
 
 
 def closed_form_answer(rows: SortedFront, question: Question, wanted: np.ndarray, weights: Array | None) -> np.ndarray:
@@ -87,3 +91,22 @@ def convex_grid(program: "JointProgram", rejection: np.ndarray) -> tuple[np.ndar
         np.array([solution.value for solution in solutions]),
         np.array([max(solution.price, 0.0) for solution in solutions]),
     )
+
+
+def grid_of(rejection: Any, rows: SortedFront, end: Array, budget: str) -> np.ndarray:
+    """The rejections to solve at, `[points, ...]`, none beyond the end of its front."""
+    ends = to_numpy(end)
+    if rejection is None:
+        return np.linspace(0.0, 1.0, GRID).reshape(-1, *(1,) * ends.ndim) * ends
+    if isinstance(rejection, str):
+        if rejection != "breakpoints" or budget == "mean":
+            raise InputError(
+                f"rejection: expected numbers, or 'breakpoints' with budget='each'; got {rejection!r} with {budget!r}"
+            )
+        points = rows.breakpoints().T
+        return np.unique(points) if ends.ndim == 0 else points.reshape(-1, *ends.shape)
+    wanted = list(rejection) if isinstance(rejection, Sequence) or getattr(rejection, "ndim", 0) else [rejection]
+    if not wanted:
+        raise InputError("rejection: expected at least one value; got none; leave it out for the whole front")
+    numbers = [to_numpy(checked_numbers(each, "rejection", end, most=1.0)) for each in wanted]
+    return np.minimum(np.stack(numbers), ends)
