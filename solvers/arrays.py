@@ -52,13 +52,6 @@ def safe_divide(numerator: Array, denominator: Array, otherwise: Array | float) 
     return xp.where(positive, quotient, xp.zeros_like(quotient) + otherwise)
 
 
-def safe_log(array: Array) -> Array:
-    """Return `log(array)`, minus infinity at zero, without a warning."""
-    xp = array_namespace(array)
-    positive = array > 0
-    return xp.where(positive, xp.log(xp.where(positive, array, xp.ones_like(array))), -xp.inf)
-
-
 def mass(array: Array, *, keepdims: bool = False) -> Array:
     """Sum over the vocabulary axis."""
     return array_namespace(array).sum(array, axis=-1, keepdims=keepdims)

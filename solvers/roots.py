@@ -36,8 +36,8 @@ def monotone_root(
     The first point is half way, or, with `known` = (x, function(x)), the linear prediction from x with `slope`.
     A secant step is taken while it stays inside the bracket and the last one halved the error; otherwise the
     bracket is bisected. A row is settled when its function is zero, when its bracket holds no further number, or
-    when the next secant step would be at most `step`: that step is then taken unseen. Its error is of the order
-    of the product of the last two steps.
+    when the next secant step would be at most `step`: that step is then taken unseen. Where the function is smooth
+    its error is of the order of the product of the last two steps.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`solve_pareto` end to end: exact points, kinds and types of arrays, batches, real vocabularies, errors."""
+"""`solve_pareto` end to end: exact points, its three questions, grids, both solvers."""
 
 import numpy as np
 import pytest
@@ -23,19 +23,6 @@ TARGET = np.array([0.4, 0.4, 0.2])
 every_measure = pytest.mark.parametrize("name", MEASURES)
 every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
 extreme = pytest.mark.parametrize("pair", EXTREME_PAIRS.values(), ids=EXTREME_PAIRS.keys())
-LIBRARIES = {
-    **{f"numpy {name}": (np.asarray, getattr(np, name), name) for name in ("float16", "float32", "float64")},
-    **{
-        f"torch {name}": (torch.asarray, getattr(torch, name), name)
-        for name in ("float16", "bfloat16", "float32", "float64")
-    },
-}
-library = pytest.mark.parametrize(("convert", "dtype", "dtype_name"), LIBRARIES.values(), ids=LIBRARIES.keys())
-
-
-def plain(array):
-    return array.to(torch.float64).numpy() if isinstance(array, torch.Tensor) else np.asarray(array, np.float64)
-
 
 # --- values --------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import (
-    EXTREME_PAIRS,
     MEASURES,
     law_pairs,
     oracle_ceiling,
@@ -15,14 +14,10 @@ from laws import (
 )
 from tolerances import assert_at_most, assert_close, tolerance
 
-from solvers.divergences import DIVERGENCES
 from tradeoff import InputError, solve_pareto
 
 DRAFT = np.array([0.7, 0.2, 0.1])
 TARGET = np.array([0.4, 0.4, 0.2])
-every_measure = pytest.mark.parametrize("name", MEASURES)
-every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
-extreme = pytest.mark.parametrize("pair", EXTREME_PAIRS.values(), ids=EXTREME_PAIRS.keys())
 LIBRARIES = {
     **{f"numpy {name}": (np.asarray, getattr(np, name), name) for name in ("float16", "float32", "float64")},
     **{
