@@ -10,7 +10,7 @@ from decoding.cache import CachedModel
 from decoding.laws import Processors, laws_from_logits
 from decoding.statistics import Recorder, Statistics
 from decoding.verify import inverse_cdf, verify
-from tradeoff.rule import Rule
+from tradeoff.rule import LogitRule, Rule, bonus_law
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,8 +52,8 @@ def speculate(
 
     Each round drafts k = min(draft_length, room left) tokens, scores them with one call of the target, keeps
     those the rule accepts and adds one token: the replacement of the first rejected one, or, after a full
-    block and if there is room, a bonus token from the target's law. The joint law of the text is the product
-    of the rule's output laws at verified positions and the target's at bonus positions.
+    block and if there is room, a bonus token from the target's law or the rule's own. The joint law of the text is
+    the product of the rule's output laws at verified positions and its bonus laws at bonus positions.
 
     Parameters
     ----------
@@ -81,16 +81,16 @@ def speculate(
         room = max_length - len(tokens)
         count = min(draft_length, room)
         uniforms = sampling.uniforms(2 * count + 1, tokens.device)
-        block, draft_laws = _propose(draft, tokens, uniforms[:count], sampling)
+        block, draft_laws, draft_logits = _propose(draft, tokens, uniforms[:count], sampling)
         logits = target.logits(block, keep=count + 1)
-        laws = laws_from_logits(logits, block, processors=sampling.processors, greedy=sampling.greedy, name=target.name)
+        laws = _laws(logits, block, target, sampling)
         verified = verify(
-            rule,
+            _informed(rule, draft_logits, logits[:count]),
             draft_laws,
             laws[:count],
             block[len(tokens) :],
             uniforms[count:],
-            bonus_law=laws[count] if room > count else None,
+            bonus_law=_bonus(rule, draft, block, laws[count:], sampling) if room > count else None,
         )
         fresh = block[len(tokens) : len(tokens) + verified.accepted].tolist()
         fresh += [] if verified.next_token is None else [verified.next_token]
@@ -109,12 +109,32 @@ def speculate(
     return tokens, recorder.statistics(target_calls=target.calls, draft_calls=draft.calls)
 
 
-def _propose(draft: CachedModel, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Draft one token per uniform; return the lengthened sequence and the laws drawn from, `[k, vocab]`."""
-    laws = []
+def _propose(draft: CachedModel, tokens: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+    """Draft one token per uniform; return the longer sequence, the laws drawn from, `[k, vocab]`, and their logits."""
+    laws, scores = [], []
     for uniform in uniforms.split(1):
         logits = draft.logits(tokens, keep=1)
-        law = laws_from_logits(logits, tokens, processors=sampling.processors, greedy=sampling.greedy, name=draft.name)
+        law = _laws(logits, tokens, draft, sampling)
         tokens = torch.cat([tokens, inverse_cdf(law[0], uniform)[None]])
         laws.append(law)
-    return tokens, torch.cat(laws)
+        scores.append(logits)
+    return tokens, torch.cat(laws), torch.cat(scores)
+
+
+def _laws(logits: Tensor, tokens: Tensor, model: CachedModel, sampling: Sampling) -> Tensor:
+    return laws_from_logits(logits, tokens, processors=sampling.processors, greedy=sampling.greedy, name=model.name)
+
+
+def _informed(rule: Rule, draft_logits: Tensor, target_logits: Tensor) -> Rule:
+    """Tell a rule that compares raw logits what they are."""
+    if not isinstance(rule, LogitRule):
+        return rule
+    return rule.with_logits(draft_logits.double(), target_logits.to(draft_logits.device).double())
+
+
+def _bonus(rule: Rule, draft: CachedModel, block: Tensor, target_law: Tensor, sampling: Sampling) -> Tensor:
+    """Law after the whole block, `[vocab]`; a rule with a bonus law of its own costs one more call of the draft."""
+    if not hasattr(rule, "bonus"):
+        return target_law[0]
+    draft_law = _laws(draft.logits(block, keep=1), block, draft, sampling)
+    return bonus_law(rule, draft_law, target_law)[0]

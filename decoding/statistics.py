@@ -18,7 +18,8 @@ class Statistics:
 
     Per-position arrays cover the verified positions in the order of the text, those at which a drafted token
     was tested; they come from the laws there, not from counts (Rao-Blackwellised), so they are exact given the
-    text. Bonus tokens come from the target's law, cost no divergence and are not verified positions.
+    text. Bonus tokens are not verified positions: under most rules they follow the target and cost nothing, and what
+    a rule with a bonus law of its own gives away there is not in these columns.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ class Statistics:
 
     @property
     def bonus(self) -> int:
-        """Number of tokens sampled from the target after a fully accepted block."""
+        """Number of tokens sampled after a fully accepted block."""
         return self.generated - self.verified
 
     @property

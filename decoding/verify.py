@@ -70,7 +70,5 @@ def verify(
         bonus = None if bonus_law is None else int(inverse_cdf(bonus_law, uniforms[-1:]))
         return Verified(accepted=len(drafted), next_token=bonus, outcome=outcome)
     first = int(rejected[0, 0])
-    residual = outcome.residual[first]
-    if residual.ndim == 2:  # one law per rejected token
-        residual = residual[drafted[first]]
+    residual = outcome.residual_after(drafted)[first]
     return Verified(accepted=first, next_token=int(inverse_cdf(residual, uniforms[-1:])), outcome=outcome)

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from solvers.arrays import Array, mass
+from solvers.closed_form import ratio_clip_at_rejection
 from solvers.divergences import Divergence, divergence_named, total_variation
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
-from tradeoff.rule import Rule
+from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,27 +19,47 @@ class Outcome:
     Parameters
     ----------
     draft, target
-        The laws, `[..., vocab]`, float64.
+        The laws the rule was told, `[..., vocab]`, float64.
+    sampled_draft
+        The law the drafted token really came from, `[..., vocab]`: `draft` itself unless a sampler has that bug.
     acceptance
         b(x), `[..., vocab]`.
     residual
-        The law after a rejection, `[..., vocab]`, or one law per rejected token, `[..., vocab, vocab]`.
+        The law after a rejection, `[..., vocab]`, or one law per rejected token, `[..., vocab, vocab]` or a
+        `ResidualKernel`.
     rejection
-        Probability that the drafted token is rejected, 1 - sum b draft, `[...]`.
+        Probability that the drafted token is rejected, 1 - sum b sampled_draft, `[...]`.
     output_law
         Law of the token that is emitted, `[..., vocab]`.
+    bonus_law
+        Law of the token after a fully accepted block, were the laws there the same, `[..., vocab]`.
     """
 
     draft: Array
     target: Array
+    sampled_draft: Array
     acceptance: Array
-    residual: Array
+    residual: "Array | ResidualKernel"
     rejection: Array
     output_law: Array
+    bonus_law: Array
 
     def divergence(self, divergence: str | Divergence) -> Array:
         """Divergence of the output from the target, `[...]`: any of `solve_pareto`'s; infinite where it is."""
         return divergence_named(divergence).value(self.output_law, self.target)
+
+    def optimum(self, divergence: str | Divergence) -> Array:
+        """Least divergence of any rule at the same rejection, `[...]`: the front below this outcome (T1)."""
+        best = ratio_clip_at_rejection(self.sampled_draft, self.target, self.rejection)
+        law = _output(self.sampled_draft, best.acceptance, best.residual)[1]
+        return divergence_named(divergence).value(law, self.target)
+
+    def excess(self, divergence: str | Divergence) -> Array:
+        """Divergence above the optimum at the same rejection, `[...]`; 0 where the optimum itself is infinite."""
+        xp = array_namespace(self.target)
+        own, best = self.divergence(divergence), self.optimum(divergence)
+        known = xp.isfinite(best)
+        return xp.where(known, own - xp.where(known, best, xp.zeros_like(best)), xp.zeros_like(best))
 
     @property
     def tv(self) -> Array:
@@ -52,8 +73,8 @@ class Outcome:
 
     @property
     def gap(self) -> Array:
-        """R + TV(output, target) - TV(draft, target) >= 0, `[...]`: distance to the TV front (Theorem 5)."""
-        return self.rejection + self.tv - total_variation(self.draft, self.target)
+        """R + TV(output, target) - TV(sampled draft, target) >= 0, `[...]`: distance to the TV front (Theorem 5)."""
+        return self.rejection + self.tv - total_variation(self.sampled_draft, self.target)
 
     @property
     def leak(self) -> Array:
@@ -61,36 +82,126 @@ class Outcome:
         xp = array_namespace(self.target)
         return mass(xp.where(self.target > 0, xp.zeros_like(self.output_law), self.output_law))
 
+    def residual_after(self, rejected: Array) -> Array:
+        """Law of the replacement once the tokens `[...]` (indices) were rejected, `[..., vocab]`."""
+        if isinstance(self.residual, ResidualKernel):
+            return self.residual.after(rejected)
+        if self.residual.ndim == self.draft.ndim:
+            return self.residual
+        xp = array_namespace(self.residual)
+        index = xp.broadcast_to(rejected[..., None, None], (*self.draft.shape[:-1], 1, self.draft.shape[-1]))
+        return xp.squeeze(xp.take_along_axis(self.residual, index, axis=-2), axis=-2)
+
+    def round(self, draft_length: int) -> "Round":
+        """What one round of `draft_length` drafted tokens emits, were every position like this one.
+
+        Raises
+        ------
+        InputError
+            A draft length below 1.
+        """
+        if draft_length < 1:
+            raise InputError(f"draft_length: expected at least 1; got {draft_length}")
+        reached = sum((1.0 - self.rejection) ** place for place in range(draft_length))
+        bonus = (1.0 - self.rejection) ** draft_length
+        xp = array_namespace(self.target)
+        share = xp.expand_dims(bonus / (reached + bonus), axis=-1)
+        return Round(
+            target=self.target,
+            tokens=reached + bonus,
+            bonus_share=bonus / (reached + bonus),
+            output_law=(1.0 - share) * self.output_law + share * self.bonus_law,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Round:
+    """What a round of drafted tokens and the token after them emits, on average over its tokens.
+
+    Bonus tokens of most rules follow the target exactly, so a text looks better than its verified positions: by
+    their share. Every position is taken to have the same pair of laws.
+
+    Parameters
+    ----------
+    target
+        `[..., vocab]`.
+    tokens
+        Expected tokens per target call, sum over i = 0..k of (1 - R)^i, `[...]`.
+    bonus_share
+        Expected share of bonus tokens among them, `[...]`.
+    output_law
+        Law of a token drawn at random from all tokens, `[..., vocab]`.
+    """
+
+    target: Array
+    tokens: Array
+    bonus_share: Array
+    output_law: Array
+
+    def divergence(self, divergence: str | Divergence) -> Array:
+        """Divergence of the mixture from the target, `[...]`."""
+        return divergence_named(divergence).value(self.output_law, self.target)
+
 
 def apply_rule(rule: Rule, draft: Array, target: Array) -> Outcome:
     """Compute the outcome of a rule on trusted float64 laws; `evaluate` is the checked door to it."""
-    return outcome_of(draft, target, rule.acceptance(draft, target), rule.residual(draft, target))
-
-
-def outcome_of(draft: Array, target: Array, acceptance: Array, residual: Array) -> Outcome:
-    """Compute the outcome of an acceptance and a residual, `[..., vocab]` or `[..., vocab, vocab]`, trusted float64."""
-    xp = array_namespace(draft, target)
-    accepted = acceptance * draft
-    rejection = 1.0 - mass(accepted)
-    rejection = xp.where(rejection > 0, rejection, xp.zeros_like(rejection))
-    if residual.ndim == draft.ndim:
-        replaced = xp.expand_dims(rejection, axis=-1) * residual
-    else:
-        replaced = xp.squeeze(xp.expand_dims(draft - accepted, axis=-2) @ residual, axis=-2)
-    return Outcome(
-        draft=draft,
-        target=target,
-        acceptance=acceptance,
-        residual=residual,
-        rejection=rejection,
-        output_law=accepted + replaced,
+    return outcome_of(
+        draft, target, rule.acceptance(draft, target), rule.residual(draft, target), bonus_law(rule, draft, target)
     )
 
 
-def evaluate(rule: Rule, draft: Array, target: Array, *, normalise: bool = False) -> Outcome:
+def outcome_of(
+    draft: Array,
+    target: Array,
+    acceptance: Array,
+    residual: "Array | ResidualKernel",
+    bonus: Array,
+    sampled_draft: Array | None = None,
+) -> Outcome:
+    """Compute the outcome of an acceptance, a residual of any of the three kinds and a bonus law, all trusted."""
+    sampled = draft if sampled_draft is None else sampled_draft
+    rejection, output_law = _output(sampled, acceptance, residual)
+    return Outcome(
+        draft=draft,
+        target=target,
+        sampled_draft=sampled,
+        acceptance=acceptance,
+        residual=residual,
+        rejection=rejection,
+        output_law=output_law,
+        bonus_law=bonus,
+    )
+
+
+def _output(sampled: Array, acceptance: Array, residual: "Array | ResidualKernel") -> tuple[Array, Array]:
+    """Rejection, `[...]`, and output law, `[..., vocab]`."""
+    xp = array_namespace(sampled)
+    accepted = acceptance * sampled
+    rejection = 1.0 - mass(accepted)
+    rejection = xp.where(rejection > 0, rejection, xp.zeros_like(rejection))
+    if isinstance(residual, ResidualKernel):
+        replaced = residual.mixture(sampled - accepted)
+    elif residual.ndim == sampled.ndim:
+        replaced = xp.expand_dims(rejection, axis=-1) * residual
+    else:
+        replaced = xp.squeeze(xp.expand_dims(sampled - accepted, axis=-2) @ residual, axis=-2)
+    return rejection, accepted + replaced
+
+
+def evaluate(
+    rule: Rule,
+    draft: Array,
+    target: Array,
+    *,
+    sampled_draft: Array | None = None,
+    draft_logits: Array | None = None,
+    target_logits: Array | None = None,
+    normalise: bool = False,
+) -> Outcome:
     """Evaluate a verification rule exactly.
 
-    output(y) = b(y) draft(y) + sum_x draft(x) (1 - b(x)) P(y | x), with P(y | x) = P(y) for most rules.
+    output(y) = b(y) s(y) + sum_x s(x) (1 - b(x)) P(y | x), with P(y | x) = P(y) for most rules and s the law the
+    drafted token really came from.
 
     Parameters
     ----------
@@ -98,13 +209,18 @@ def evaluate(rule: Rule, draft: Array, target: Array, *, normalise: bool = False
         Any `Rule`, such as those of `tradeoff.rules`.
     draft, target
         Laws `[..., vocab]`, numpy or torch; results come back as the same kind, in float64.
+    sampled_draft
+        The law s, `[..., vocab]`; by default `draft`. A sampler that draws its drafts from another law than the one
+        it verifies with (other temperature, other masks, greedy) is lossy however lossless its rule: here is how much.
+    draft_logits, target_logits
+        Raw logits, `[..., vocab]`, for rules that compare those (`LogitRule`); others do not look at them.
     normalise
         Accept rows of any positive sum and divide by it.
 
     Raises
     ------
     InputError
-        Laws that are not laws, or a rule whose acceptance or residual is not one.
+        Laws that are not laws, or a rule whose acceptance, residual or bonus is not one.
 
     Notes
     -----
@@ -112,26 +228,64 @@ def evaluate(rule: Rule, draft: Array, target: Array, *, normalise: bool = False
     """
     problem = validated(draft, target, normalise=normalise)
     draft, target = problem.draft, problem.target
-    acceptance, residual = rule.acceptance(draft, target), rule.residual(draft, target)
-    _check_rule(rule, draft, acceptance, residual)
-    return outcome_of(draft, target, acceptance, residual)
+    sampled = None
+    if sampled_draft is not None:
+        sampled = validated(sampled_draft, target, normalise=normalise, draft_name="sampled draft").draft
+    if isinstance(rule, LogitRule):
+        logits = {"draft_logits": draft_logits, "target_logits": target_logits}
+        rule = rule.with_logits(*(_checked_logits(array, name, draft) for name, array in logits.items()))
+    acceptance, residual, bonus = (
+        rule.acceptance(draft, target),
+        rule.residual(draft, target),
+        bonus_law(rule, draft, target),
+    )
+    _check_rule(rule, draft, acceptance, residual, bonus)
+    return outcome_of(draft, target, acceptance, residual, bonus, sampled)
 
 
-def _check_rule(rule: Rule, draft: Array, acceptance: Array, residual: Array) -> None:
+def _checked_logits(logits: Array | None, name: str, draft: Array) -> Array | None:
+    if logits is None:
+        return None
+    if type(logits) is not type(draft) or tuple(logits.shape) != tuple(draft.shape) or device(logits) != device(draft):
+        raise InputError(
+            f"{name}: expected the laws' own array type, device and shape {tuple(draft.shape)}; got "
+            f"{type(logits).__name__} of shape {tuple(getattr(logits, 'shape', ()))}"
+        )
+    xp = array_namespace(logits)
+    if bool(xp.any(xp.isnan(logits))):
+        raise InputError(f"{name}: expected numbers or -inf; got NaN; check the model's weights and dtype")
+    return xp.astype(logits, xp.float64)
+
+
+def _check_rule(rule: Rule, draft: Array, acceptance: Array, residual: "Array | ResidualKernel", bonus: Array) -> None:
     """A rule is the user's own code: its output is input to us."""
     xp, shape = array_namespace(draft), tuple(draft.shape)
-    for name, array, shapes in (
-        ("an acceptance", acceptance, (shape,)),
-        ("a residual", residual, (shape, (*shape, shape[-1]))),
-    ):
-        if type(array) is not type(draft) or tuple(array.shape) not in shapes:
-            wanted = " or ".join(str(each) for each in shapes)
-            raise InputError(
-                f"{rule!r}: expected {name} of shape {wanted}, of the laws' own array type; "
-                f"got {type(array).__name__} of shape {tuple(getattr(array, 'shape', ()))}"
-            )
+    _check_shape(rule, draft, "an acceptance", acceptance, shape)
     if not bool(xp.all((acceptance >= 0) & (acceptance <= 1))):
         raise InputError(f"{rule!r}: expected acceptance probabilities in [0, 1]; clip them in the rule")
-    lawful = (residual >= 0) & (xp.abs(mass(residual, keepdims=True) - 1.0) <= SUM_TOLERANCE)
-    if not bool(xp.all(lawful)):
-        raise InputError(f"{rule!r}: expected a residual law, >= 0 and summing to 1; normalise it in the rule")
+    _check_shape(rule, draft, "a bonus law", bonus, shape)
+    _check_law(rule, "a bonus law", bonus, 1.0)
+    if isinstance(residual, ResidualKernel):
+        rejected = draft * (1.0 - acceptance)
+        residual = residual.mixture(rejected)
+        _check_shape(rule, draft, "a residual kernel's mixture", residual, shape)
+        _check_law(rule, "a residual kernel's mixture", residual, mass(rejected, keepdims=True))
+    else:
+        _check_shape(rule, draft, "a residual", residual, shape, (*shape, shape[-1]))
+        _check_law(rule, "a residual law", residual, 1.0)
+
+
+def _check_shape(rule: Rule, draft: Array, name: str, array: Array, *shapes: tuple[int, ...]) -> None:
+    if type(array) is not type(draft) or tuple(array.shape) not in shapes:
+        wanted = " or ".join(str(each) for each in shapes)
+        raise InputError(
+            f"{rule!r}: expected {name} of shape {wanted}, of the laws' own array type; "
+            f"got {type(array).__name__} of shape {tuple(getattr(array, 'shape', ()))}"
+        )
+
+
+def _check_law(rule: Rule, name: str, law: Array, total: Array | float) -> None:
+    xp = array_namespace(law)
+    if not bool(xp.all((law >= 0) & (xp.abs(mass(law, keepdims=True) - total) <= SUM_TOLERANCE))):
+        wanted = "1" if isinstance(total, float) else "the weights' own sum"
+        raise InputError(f"{rule!r}: expected {name}, >= 0 and summing to {wanted}; normalise it in the rule")

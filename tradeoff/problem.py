@@ -39,7 +39,7 @@ class Problem:
         return array_namespace(law).astype(law, self.dtype)
 
 
-def validated(draft: Array, target: Array, *, normalise: bool = False) -> Problem:
+def validated(draft: Array, target: Array, *, normalise: bool = False, draft_name: str = "draft") -> Problem:
     """Check a pair of laws and convert it to float64.
 
     Parameters
@@ -48,28 +48,30 @@ def validated(draft: Array, target: Array, *, normalise: bool = False) -> Proble
         Laws `[..., vocab]` of equal shape, both numpy (or nested lists) or both of one other array library.
     normalise
         Accept rows of any positive sum and divide by it.
+    draft_name
+        What messages call the first law.
 
     Raises
     ------
     InputError
         Unlike libraries, devices or shapes, no vocabulary, NaN, infinity, negative mass, a sum that is not 1.
     """
-    draft, target = _as_array(draft, "draft"), _as_array(target, "target")
+    draft, target = _as_array(draft, draft_name), _as_array(target, "target")
     try:
         xp = array_namespace(draft, target)
     except TypeError:
         raise InputError(
-            f"draft and target: expected one array library; got {type(draft).__name__} and "
+            f"{draft_name} and target: expected one array library; got {type(draft).__name__} and "
             f"{type(target).__name__}; convert one of them"
         ) from None
     if draft.shape != target.shape:
         raise InputError(
-            f"draft and target: expected equal shapes [..., vocab]; got {tuple(draft.shape)} and "
+            f"{draft_name} and target: expected equal shapes [..., vocab]; got {tuple(draft.shape)} and "
             f"{tuple(target.shape)}; cut both laws to their common vocabulary first"
         )
     if device(draft) != device(target):
         raise InputError(
-            f"draft and target: expected one device; got {device(draft)} and {device(target)}; move one of them"
+            f"{draft_name} and target: expected one device; got {device(draft)} and {device(target)}; move one of them"
         )
     if draft.ndim == 0 or 0 in draft.shape:
         raise InputError(f"laws: expected at least one token, [..., vocab]; got shape {tuple(draft.shape)}")
@@ -78,7 +80,7 @@ def validated(draft: Array, target: Array, *, normalise: bool = False) -> Proble
     if not floating and not xp.isdtype(dtype, "integral"):
         raise InputError(f"laws: expected real numbers; got {dtype}; pass probabilities")
     return Problem(
-        draft=_checked(draft, "draft", normalise),
+        draft=_checked(draft, draft_name, normalise),
         target=_checked(target, "target", normalise),
         dtype=dtype if floating else xp.float64,
     )

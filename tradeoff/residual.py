@@ -49,4 +49,4 @@ def best_residual(draft: Array, target: Array, acceptance: Array, *, normalise: 
     if not bool(xp.all((chosen >= 0) & (chosen <= 1))):
         raise InputError("acceptance: expected probabilities in [0, 1]; got one outside, or NaN; clip them first")
     residual, _ = residual_fill(problem.draft, problem.target, chosen)
-    return outcome_of(problem.draft, problem.target, chosen, residual)
+    return outcome_of(problem.draft, problem.target, chosen, residual, problem.target)
