@@ -1,7 +1,55 @@
-"""The verification rules, by family; small frozen values that implement `tradeoff.Rule`."""
+"""The verification rules, by family: small frozen values; `from_spec` builds one by name, `available` lists them."""
 
-from tradeoff.rules.lossless import SpeculativeSampling
-from tradeoff.rules.optimal import CommonPrice, RatioClip
+from tradeoff.rules.blocks import ApproximateSD, BlockVerification, Consultant, FLy
+from tradeoff.rules.drafts import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
+from tradeoff.rules.lossless import OpenVINO, SampleMatch, SpeculativeSampling
+from tradeoff.rules.mixture import Cascade, Contrastive, Ensemble, Fuzzy, Synthetic
+from tradeoff.rules.optimal import CommonPrice, Mentored, RatioClip
+from tradeoff.rules.ratio import EARS, AdditiveSlack, DistillSpec, Lenience, LossySpeculative
+from tradeoff.rules.registry import available, from_spec
+from tradeoff.rules.threshold import MARS, BiLD, LogitComparison, SGLang, TensorRTRelaxed, TopKGate, Typical
+from tradeoff.rules.virtual import CSD, Cactus, Judge, Lantern, RewardGuided
 from tradeoff.rules.yin import DecodingOPT, DecodingUNO
 
-__all__ = ["CommonPrice", "DecodingOPT", "DecodingUNO", "RatioClip", "SpeculativeSampling"]
+__all__ = [
+    "CSD",
+    "EARS",
+    "MARS",
+    "AdditiveSlack",
+    "ApproximateSD",
+    "BiLD",
+    "BlockVerification",
+    "Cactus",
+    "Cascade",
+    "CommonPrice",
+    "Consultant",
+    "Contrastive",
+    "DecodingOPT",
+    "DecodingUNO",
+    "DistillSpec",
+    "Ensemble",
+    "FLy",
+    "Fuzzy",
+    "GreedyMultiDraft",
+    "Judge",
+    "KSeq",
+    "Lantern",
+    "Lenience",
+    "LogitComparison",
+    "LossySpeculative",
+    "Mentored",
+    "OpenVINO",
+    "RatioClip",
+    "RecursiveRejection",
+    "RewardGuided",
+    "SGLang",
+    "SGLangTree",
+    "SampleMatch",
+    "SpeculativeSampling",
+    "Synthetic",
+    "TensorRTRelaxed",
+    "TopKGate",
+    "Typical",
+    "available",
+    "from_spec",
+]

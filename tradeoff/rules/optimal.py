@@ -3,10 +3,14 @@
 import math
 from dataclasses import dataclass
 
+from array_api_compat import array_namespace
+
 from solvers import closed_form
-from solvers.arrays import Array
-from solvers.divergences import Divergence, divergence_named
+from solvers.arrays import Array, like
+from solvers.divergences import DIVERGENCES, Divergence, divergence_named
 from solvers.errors import InputError
+from solvers.sorted_front import SortedFront
+from tradeoff.rules.parts import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +94,45 @@ class CommonPrice:
 
     def _clip(self, draft: Array, target: Array) -> closed_form.RatioClip:
         return closed_form.ratio_clip_at_price(draft, target, self.price, divergence_named(self.divergence))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mentored:
+    """Mentored decoding: the least rejection within KL(target, output) <= kl at every position, a ratio clip.
+
+    Parameters
+    ----------
+    kl
+        Nats at each position, at least 0, which is lossless; published runs use 0.2 and more. A position whose draft is
+        within it accepts everything. Equal budgets at unequal positions are not the cheapest way to a mean: see
+        `CommonPrice(divergence="reverse_kl")`.
+
+    Notes
+    -----
+    Tran-Thien 2023 (`vivien000/mentored_decoding`), which bisects to a tolerance of 20 %; here the root is exact. A
+    vLLM fork's `MentoredSampler` derives beta from alpha without solving for it and is another rule. docs/theory.md T1.
+    """
+
+    kl: float
+
+    def __post_init__(self) -> None:
+        at_least("kl", self.kl, 0.0, "0 is lossless")
+
+    def acceptance(self, draft: Array, target: Array) -> Array:
+        """Return min(1, C target / draft), `[..., vocab]`."""
+        return self._clip(draft, target).acceptance
+
+    def residual(self, draft: Array, target: Array) -> Array:
+        """Return [c target - draft]_+, normalised, `[..., vocab]`."""
+        return self._clip(draft, target).residual
+
+    def _clip(self, draft: Array, target: Array) -> closed_form.RatioClip:
+        xp, vocab = array_namespace(draft, target), draft.shape[-1]
+        rows = xp.reshape(draft, (-1, vocab)), xp.reshape(target, (-1, vocab))
+        front = SortedFront(*rows, DIVERGENCES["reverse_kl"])
+        budget = 0.0 * front.total_variation + self.kl
+        floor, ceiling = (
+            like(level.reshape(tuple(draft.shape[:-1])), draft)
+            for level in front.levels(front.rejection_at_divergence(budget))
+        )
+        return closed_form.ratio_clip(draft, target, floor, ceiling)

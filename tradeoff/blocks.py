@@ -1,0 +1,376 @@
+"""Rules that judge a whole drafted block: what they are, and the exact joint law of the text they write.
+
+A rule of `tradeoff.rule` sees one position at a time. Some rules look ahead along the drafted block, couple its
+positions, or carry a state from one round to the next; this module gives them a protocol, and reads every ordinary
+rule as one of them.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from solvers.arrays import Array, to_numpy
+from solvers.divergences import Divergence, divergence_named
+from solvers.errors import InputError
+from tradeoff.problem import SUM_TOLERANCE, validated
+from tradeoff.rule import LogitRule, Rule, bonus_law
+
+Tokens: TypeAlias = tuple[int, ...]
+
+PrefixLaws: TypeAlias = Sequence[Array] | Callable[[Tokens], Array]
+"""Law of the next token after every prefix: entry t `[vocab] * t + [vocab]`, or a function of the prefix."""
+
+MOST_BLOCKS = 200_000
+"""Blocks that `joint_law` may enumerate, 0.1 ms each or 20 s in all."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """One round's drafted tokens and the laws around them, trusted float64 on the host.
+
+    Parameters
+    ----------
+    drafted
+        The k drafted tokens.
+    draft
+        The laws they were drawn from, `[k, vocab]`; `[k + 1, vocab]` where the draft's law after the block is known.
+    target
+        The target's laws at the same positions and after the block, `[k + 1, vocab]`.
+    raw_logits
+        The target's logits before temperature and masks, `[k + 1, vocab]`; None where only laws are known.
+    """
+
+    drafted: Tokens
+    draft: np.ndarray
+    target: np.ndarray
+    raw_logits: np.ndarray | None = None
+
+    @property
+    def target_logits(self) -> np.ndarray:
+        """Logits of the target, `[k + 1, vocab]`: raw, else log-probabilities, with the same differences."""
+        if self.raw_logits is not None:
+            return self.raw_logits
+        with np.errstate(divide="ignore"):  # minus infinity is the logit of a token without mass
+            return np.log(self.target)
+
+
+def _no_state(kept: int, token: int) -> Hashable:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """What a rule does with one block.
+
+    Parameters
+    ----------
+    accepted
+        Probability that exactly the first n drafted tokens are kept, `[k + 1]`.
+    following
+        Law of the token emitted after n kept ones, `[k + 1, vocab]`.
+    state
+        `(kept, token) -> state` of the next round, after `kept` drafted tokens and the following `token`; asked only
+        where both have positive probability. A function, because Consultant Decoding's average includes the following
+        token, and a row of states for every token of a large vocabulary would cost more than the verdict.
+    """
+
+    accepted: np.ndarray
+    following: np.ndarray
+    state: Callable[[int, int], Hashable] = _no_state
+
+
+class BlockRule(Protocol):
+    """Keep the first n drafted tokens with probability accepted[n], then emit one token of law following[n]."""
+
+    def initial_state(self) -> Hashable:
+        """State before the first round, () for a rule that carries none."""
+        ...
+
+    def verdict(self, block: Block, state: Hashable) -> Verdict:
+        """Judge a block drafted after a round that left `state`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenByToken:
+    """An ordinary rule as a block rule: tokens are judged in turn, and the first rejected one ends the block.
+
+    accepted[n] = b_1 ... b_n (1 - b_{n+1}), following[n] is the residual at position n + 1 (of the rejected token, if
+    the rule's residual depends on it), and following[k] the bonus law.
+
+    Parameters
+    ----------
+    rule
+        Any `tradeoff.rule.Rule`. If it has a `bonus` of its own, blocks must hold the draft's law after the block; if
+        it compares logits, it gets the block's raw ones.
+    """
+
+    rule: Rule
+
+    def initial_state(self) -> Hashable:
+        """Return (): the tokens are judged independently."""
+        return ()
+
+    def verdict(self, block: Block, state: Hashable) -> Verdict:
+        """Return the law of the first rejection and the residuals of the drafted tokens."""
+        count, tokens = len(block.drafted), np.array(block.drafted)
+        rule = _with_logits(self.rule, block, slice(count))
+        draft, target = block.draft[:count], block.target[:count]
+        kept = to_numpy(rule.acceptance(draft, target))[np.arange(count), tokens]
+        reached = np.append(1.0, np.cumprod(kept))
+        residual = rule.residual(draft, target)
+        if hasattr(residual, "after"):
+            replaced = to_numpy(residual.after(tokens))
+        else:
+            replaced = to_numpy(residual)
+            replaced = replaced[np.arange(count), tokens] if replaced.ndim == 3 else replaced
+        return Verdict(
+            accepted=reached * np.append(1.0 - kept, 1.0),
+            following=np.concatenate([replaced, self._bonus(block)[None]]),
+        )
+
+    def _bonus(self, block: Block) -> np.ndarray:
+        count = len(block.drafted)
+        if not hasattr(self.rule, "bonus"):
+            return block.target[count]
+        if len(block.draft) == count:
+            raise InputError(
+                f"{self.rule!r}: expected the draft's law after the block, draft of shape [{count + 1}, vocab], for "
+                f"its bonus; got {block.draft.shape}; add that row"
+            )
+        return to_numpy(bonus_law(_with_logits(self.rule, block, count), block.draft[count], block.target[count]))
+
+
+def _with_logits(rule: Rule, block: Block, rows: slice | int) -> Rule:
+    if block.raw_logits is None or not isinstance(rule, LogitRule):
+        return rule
+    return rule.with_logits(None, block.raw_logits[rows])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JointLaw:
+    """The exact law of a text of fixed length, and what writing it costs.
+
+    Parameters
+    ----------
+    law
+        Of the text, `[vocab] * horizon`.
+    target
+        Of the target's own text, `[vocab] * horizon`: the product of its laws.
+    target_calls
+        Expected calls of the target, which is rounds.
+    accepted
+        Expected drafted tokens that are kept, over all rounds.
+    rejections
+        Expected rounds in which not all drafted tokens are kept.
+    """
+
+    law: np.ndarray
+    target: np.ndarray
+    target_calls: float
+    accepted: float
+    rejections: float
+
+    def divergence(self, divergence: str | Divergence) -> float:
+        """Divergence of the text's law from the target's: any of `solve_pareto`'s; infinite where it is."""
+        return float(divergence_named(divergence).value(self.law.ravel(), self.target.ravel()))
+
+    @property
+    def tv(self) -> float:
+        """TV(law, target)."""
+        return self.divergence("tv")
+
+    @property
+    def kl(self) -> float:
+        """KL(law, target) in nats; infinite where the rule writes what the target never would."""
+        return self.divergence("kl")
+
+
+def joint_law(
+    rule: BlockRule,
+    draft: PrefixLaws,
+    target: PrefixLaws,
+    *,
+    draft_length: int,
+    horizon: int,
+    target_logits: PrefixLaws | None = None,
+) -> JointLaw:
+    """Enumerate every text a block rule can write, with its probability.
+
+    Each round drafts k = min(draft_length, room left) tokens, keeps the first n of them with the rule's probability,
+    and emits one token after those; a full block that ends the text has none after it. This is the convention of
+    `decoding`, so the result is the law of its texts.
+
+    Parameters
+    ----------
+    rule
+        A `BlockRule`; an ordinary rule goes in as `TokenByToken(rule)`.
+    draft, target
+        Law of token t + 1 after every prefix of t tokens: sequences whose entry t has shape `[vocab] * t + [vocab]`,
+        at least `horizon` of them, or functions from the prefix, a tuple of tokens, to a law `[vocab]`.
+    draft_length
+        Tokens drafted per round, at least 1.
+    horizon
+        Tokens of the text, at least 1.
+    target_logits
+        In the same form, raw logits for rules that compare them. Greedy decoding is one-hot `target` laws with the
+        logits they came from; without logits, such rules see the logarithms of the laws.
+
+    Raises
+    ------
+    InputError
+        Laws that are not laws or have no common vocabulary, a length below 1, more than `MOST_BLOCKS` blocks, or a
+        rule whose verdict is not one.
+    """
+    texts = _Texts.checked(draft, target, target_logits, draft_length=draft_length, horizon=horizon)
+    law = np.zeros_like(texts.joint)
+    waiting = [defaultdict[tuple[Tokens, Hashable], float](float) for _ in range(horizon)]
+    waiting[0][(), rule.initial_state()] = 1.0
+    calls = accepted = rejections = 0.0
+    # a round lengthens its text, so by the time a length is reached nothing more arrives at it
+    for length, arrived in enumerate(waiting):
+        count = min(draft_length, horizon - length)
+        for (prefix, state), reached in arrived.items():
+            calls += reached
+            for drafted, chance in texts.drafts(prefix, count):
+                verdict = rule.verdict(texts.block(prefix, drafted), state)
+                _check_verdict(rule, verdict, count, law.shape[0])
+                for kept, emitted, carried, probability in _outcomes(verdict, drafted, room=horizon - length):
+                    probability *= reached * chance
+                    accepted += probability * kept
+                    rejections += probability * (kept < count)
+                    if length + len(emitted) == horizon:
+                        law[prefix + emitted] += probability
+                    else:
+                        waiting[length + len(emitted)][prefix + emitted, carried] += probability
+    return JointLaw(law=law, target=texts.joint, target_calls=calls, accepted=accepted, rejections=rejections)
+
+
+def _outcomes(verdict: Verdict, drafted: Tokens, room: int) -> Iterator[tuple[int, Tokens, Hashable, float]]:
+    """Every (kept, emitted tokens, next state) with its probability."""
+    for kept in np.flatnonzero(verdict.accepted).tolist():
+        probability = float(verdict.accepted[kept])
+        if kept == room:  # the block ends the text
+            yield kept, drafted, (), probability
+            continue
+        for token in np.flatnonzero(verdict.following[kept]).tolist():
+            state = verdict.state(kept, token)
+            yield kept, (*drafted[:kept], token), state, probability * float(verdict.following[kept, token])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Texts:
+    """Laws after every prefix, entry t `[vocab] * t + [vocab]`."""
+
+    draft: list[np.ndarray]
+    target: list[np.ndarray]
+    logits: list[np.ndarray] | None
+    joint: np.ndarray  # law of the target's text, [vocab] * horizon
+
+    @classmethod
+    def checked(
+        cls, draft: PrefixLaws, target: PrefixLaws, logits: PrefixLaws | None, *, draft_length: int, horizon: int
+    ) -> "_Texts":
+        for name, value in (("draft_length", draft_length), ("horizon", horizon)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"{name}: expected a whole number of tokens, at least 1; got {value!r}")
+        vocab = _vocabulary(draft, "draft laws")
+        _check_size(vocab, draft_length, horizon)
+        tables = [_table(laws, name, vocab, horizon) for laws, name in ((draft, "draft laws"), (target, "target laws"))]
+        problems = [validated(*pair) for pair in zip(*tables, strict=True)]
+        joint = np.ones(())
+        for problem in problems:
+            joint = joint[..., None] * problem.target
+        scores = None if logits is None else _table(logits, "target_logits", vocab, horizon)
+        scores = None if scores is None else [each.astype(np.float64) for each in scores]
+        if any((np.isnan(each) | (each == np.inf)).any() or (each.max(-1) == -np.inf).any() for each in scores or []):
+            raise InputError("target_logits: expected numbers or -inf, one finite in every row; check the model")
+        return cls(
+            draft=[each.draft for each in problems],
+            target=[each.target for each in problems],
+            logits=scores,
+            joint=joint,
+        )
+
+    def drafts(self, prefix: Tokens, count: int) -> Iterator[tuple[Tokens, float]]:
+        """Every block of `count` tokens that the draft can draw after a prefix, with its probability."""
+        if count == 0:
+            yield (), 1.0
+            return
+        law = self.draft[len(prefix)][prefix]
+        for token in np.flatnonzero(law).tolist():
+            for rest, chance in self.drafts((*prefix, token), count - 1):
+                yield (token, *rest), float(law[token]) * chance
+
+    def block(self, prefix: Tokens, drafted: Tokens) -> Block:
+        """The block and its laws."""
+        path = [prefix + drafted[:kept] for kept in range(len(drafted) + 1)]
+        if len(path[-1]) == len(self.target):
+            path[-1] = path[-2]  # nothing is emitted after the last token: any law fills its row
+        draft, target = (np.stack([table[len(each)][each] for each in path]) for table in (self.draft, self.target))
+        logits = None if self.logits is None else np.stack([self.logits[len(each)][each] for each in path])
+        return Block(drafted=drafted, draft=draft, target=target, raw_logits=logits)
+
+
+def _vocabulary(laws: PrefixLaws, name: str) -> int:
+    """Length of the first law: what the others are compared with."""
+    if not callable(laws) and len(laws) == 0:
+        raise InputError(f"{name}: expected one entry per token of the text; got none")
+    first = laws(()) if callable(laws) else laws[0]
+    shape = np.shape(first)
+    if len(shape) != 1 or shape[0] == 0:
+        raise InputError(f"{name}: expected a law [vocab] of the first token; got shape {shape}")
+    return shape[0]
+
+
+def _table(laws: PrefixLaws, name: str, vocab: int, horizon: int) -> list[np.ndarray]:
+    """Laws of either form as arrays of the promised shapes."""
+    if not callable(laws):
+        if len(laws) < horizon:
+            raise InputError(f"{name}: expected {horizon} entries, one per token of the text; got {len(laws)}")
+        entries = [np.asarray(to_numpy(each) if hasattr(each, "shape") else each) for each in laws[:horizon]]
+    else:
+        entries = [_tabulated(laws, name, vocab, length) for length in range(horizon)]
+    for length, entry in enumerate(entries):
+        wanted = (vocab,) * (length + 1)
+        if entry.shape != wanted:
+            raise InputError(f"{name}: expected shape {wanted} after {length} tokens; got {entry.shape}")
+    return entries
+
+
+def _tabulated(law_after: Callable[[Tokens], Array], name: str, vocab: int, length: int) -> np.ndarray:
+    rows = []
+    for prefix in itertools.product(range(vocab), repeat=length):
+        law = law_after(prefix)
+        rows.append(np.asarray(to_numpy(law) if hasattr(law, "shape") else law))
+        if rows[-1].shape != (vocab,):
+            raise InputError(f"{name}: expected a law of {vocab} tokens after {prefix}; got shape {rows[-1].shape}")
+    return np.stack(rows).reshape((vocab,) * (length + 1))
+
+
+def _check_size(vocab: int, draft_length: int, horizon: int) -> None:
+    blocks = sum(vocab ** (length + min(draft_length, horizon - length)) for length in range(horizon))
+    if blocks > MOST_BLOCKS:
+        raise InputError(
+            f"joint_law: expected at most {MOST_BLOCKS} blocks to enumerate; got {blocks} from {vocab} tokens, "
+            f"draft_length {draft_length} and horizon {horizon}; lower one of them"
+        )
+
+
+def _check_verdict(rule: BlockRule, verdict: Verdict, count: int, vocab: int) -> None:
+    """A rule is the user's own code: its output is input to us."""
+    accepted, following = verdict.accepted, verdict.following
+    if np.shape(accepted) != (count + 1,) or np.shape(following) != (count + 1, vocab):
+        raise InputError(
+            f"{rule!r}: expected accepted of shape {(count + 1,)} and following of shape {(count + 1, vocab)}; got "
+            f"{np.shape(accepted)} and {np.shape(following)}"
+        )
+    if not ((accepted >= 0).all() and abs(accepted.sum() - 1.0) <= SUM_TOLERANCE):
+        raise InputError(f"{rule!r}: expected probabilities of keeping 0 to {count} tokens, >= 0 and summing to 1")
+    used = following[accepted > 0]
+    if not ((used >= 0).all() and (np.abs(used.sum(axis=-1) - 1.0) <= SUM_TOLERANCE).all()):
+        raise InputError(f"{rule!r}: expected laws of the following token, >= 0 and summing to 1")

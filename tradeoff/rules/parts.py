@@ -1,0 +1,87 @@
+"""What the rules are made of: acceptances, replacements, and the checks of their knobs."""
+
+import math
+from collections.abc import Callable
+
+from array_api_compat import array_namespace, device
+
+from solvers.arrays import Array, normalised, positive_part, safe_divide
+from solvers.errors import InputError
+
+
+def ratio(draft: Array, target: Array) -> Array:
+    """Return target / draft, `[..., vocab]`; 1 for a token the draft never proposes."""
+    return safe_divide(target, draft, 1.0)
+
+
+def capped(acceptance: Array) -> Array:
+    """Return min(1, acceptance)."""
+    return array_namespace(acceptance).clip(acceptance, 0.0, 1.0)
+
+
+def ordinary_residual(draft: Array, target: Array) -> Array:
+    """[target - draft]_+, normalised, `[..., vocab]`: what lossless sampling draws after a rejection."""
+    return normalised(positive_part(target - draft), target)
+
+
+def greedy_law(law: Array) -> Array:
+    """Point mass on the likeliest token, the first of several, `[..., vocab]`."""
+    xp = array_namespace(law)
+    tokens = xp.arange(law.shape[-1], device=device(law))
+    return xp.astype(tokens == xp.argmax(law, axis=-1, keepdims=True), law.dtype)
+
+
+def best_tokens(law: Array, count: int) -> Array:
+    """Whether a token is among the `count` likeliest, `[..., vocab]`; all that tie with the last of them are."""
+    xp = array_namespace(law)
+    last = xp.sort(law, axis=-1)[..., -min(count, law.shape[-1]), None]
+    return law >= last
+
+
+def highest(law: Array) -> Array:
+    """Probability of the likeliest token, `[..., 1]`."""
+    return array_namespace(law).max(law, axis=-1, keepdims=True)
+
+
+def indicator(condition: Array, like: Array) -> Array:
+    """1 where the condition holds, 0 elsewhere, in the type of `like`."""
+    return array_namespace(like).astype(condition, like.dtype)
+
+
+def between(name: str, value: float, low: float, high: float, meaning: str) -> None:
+    """Check low <= value <= high.
+
+    Raises
+    ------
+    InputError
+        A value outside, or NaN.
+    """
+    _check(name, value, lambda number: low <= number <= high, f"a number in [{low:g}, {high:g}]", meaning)
+
+
+def at_least(name: str, value: float, low: float, meaning: str) -> None:
+    """Check low <= value < infinity.
+
+    Raises
+    ------
+    InputError
+        A value below, infinite or NaN.
+    """
+    _check(name, value, lambda number: low <= number < math.inf, f"a finite number >= {low:g}", meaning)
+
+
+def one_of(name: str, value: object, words: tuple[object, ...]) -> None:
+    """Check that a value is one of the words.
+
+    Raises
+    ------
+    InputError
+        Another value.
+    """
+    if value not in words:
+        raise InputError(f"{name}: expected {' or '.join(repr(word) for word in words)}; got {value!r}")
+
+
+def _check(name: str, value: object, good: Callable[[float], bool], wanted: str, meaning: str) -> None:
+    if not isinstance(value, int | float) or not good(value):
+        raise InputError(f"{name}: expected {wanted}; got {value}; {meaning}")
