@@ -12,22 +12,27 @@ from solvers.divergences import Divergence, f_divergence
 from solvers.errors import InputError, SolverError
 from tradeoff import rules
 from tradeoff.alternatives import Alternatives
+from tradeoff.conversion import Conversion, convert
 from tradeoff.outcome import Outcome, evaluate
 from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
+from tradeoff.positions import Positions
 from tradeoff.residual import best_residual
 from tradeoff.rule import Rule
 
 __all__ = [
     "Alternatives",
     "Certificate",
+    "Conversion",
     "Divergence",
     "InputError",
     "Outcome",
     "ParetoFront",
     "ParetoPoint",
+    "Positions",
     "Rule",
     "SolverError",
     "best_residual",
+    "convert",
     "evaluate",
     "f_divergence",
     "rules",

@@ -1,7 +1,7 @@
 """Real positions of a pair: the two laws after every prefix of texts the target itself writes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,42 +9,7 @@ from torch import Tensor
 
 from decoding.huggingface import generate
 from decoding.pairs import Pair
-from solvers.arrays import mass
-from solvers.divergences import total_variation
-
-CHUNK = 128
-"""Rows evaluated at once: in float64 at a vocabulary of 150k, two laws and their temporaries are about 1 GB."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Positions:
-    """Draft and target laws at real positions.
-
-    Parameters
-    ----------
-    draft, target
-        Laws `[positions, vocab]`, float32 to halve the memory; `chunks` gives them in float64, renormalised.
-    prompt
-        Which prompt each position belongs to, `[positions]`: positions of one text are not independent.
-    prompts
-        How many prompts there are.
-    """
-
-    draft: Tensor
-    target: Tensor
-    prompt: np.ndarray
-    prompts: int
-
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (draft, target) in float64, at most `CHUNK` rows at a time."""
-        for draft, target in zip(self.draft.split(CHUNK), self.target.split(CHUNK), strict=True):
-            draft, target = draft.double(), target.double()
-            yield draft / mass(draft, keepdims=True), target / mass(target, keepdims=True)
-
-    @property
-    def total_variation(self) -> np.ndarray:
-        """TV(draft, target) at every position, `[positions]`: where lossless decoding rejects."""
-        return np.concatenate([total_variation(draft, target).cpu().numpy() for draft, target in self.chunks()])
+from tradeoff.positions import Positions
 
 
 def seed_for(*keys: int) -> torch.Generator:
@@ -52,33 +17,40 @@ def seed_for(*keys: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1))
 
 
+class Text(NamedTuple):
+    """Both models' raw logits, `[new tokens, vocab]`, where one text has its new tokens, and the text's prompt."""
+
+    prompt: int
+    draft_logits: Tensor
+    target_logits: Tensor
+
+
 @torch.no_grad()
-def collect_positions(
+def sampled_texts(
     pair: Pair,
     prompts: Sequence[Tensor],
     *,
     new_tokens: int,
     limit: int,
     seed: int,
-    progress: Callable[[], None] = lambda: None,
-) -> Positions:
-    """Sample the target (losslessly, temperature 1) from each prompt and keep both laws at every new token.
+    finished: Sequence[int] = (),
+) -> Iterator[Text]:
+    """Sample the target (losslessly, temperature 1) from each prompt in turn; one text in memory at a time.
 
     Parameters
     ----------
     prompts
         Token ids, each `[1, length]`.
     new_tokens
-        Tokens per prompt.
+        Tokens per text.
     limit
         Positions in all; prompts are revisited with fresh texts until it is reached.
     seed
-        Decides the texts.
-    progress
-        Called once per position.
+        Decides the texts, each by its number alone.
+    finished
+        Positions of the texts that are there already, to go on behind them.
     """
-    drafts, targets, owners = [], [], []
-    count, visit = 0, 0
+    count, visit = sum(finished), len(finished)
     while count < limit:
         owner = visit % len(prompts)
         text = generate(
@@ -91,12 +63,30 @@ def collect_positions(
         ).sequences
         fresh = min(text.shape[1] - prompts[owner].shape[1], limit - count)
         first = prompts[owner].shape[1] - 1
-        for model, laws in ((pair.draft, drafts), (pair.target, targets)):
-            logits = model(text[:, :-1].to(model.device)).logits[0, first : first + fresh]
-            laws.append(logits.float().softmax(-1).cpu())
-        owners += [owner] * fresh
+        draft_logits, target_logits = (
+            model(text[:, :-1].to(model.device)).logits[0, first : first + fresh].float()
+            for model in (pair.draft, pair.target)
+        )
+        yield Text(owner, draft_logits, target_logits)
         count, visit = count + fresh, visit + 1
-        for _ in range(fresh):
+
+
+def collect_positions(
+    pair: Pair,
+    prompts: Sequence[Tensor],
+    *,
+    new_tokens: int,
+    limit: int,
+    seed: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Positions:
+    """Keep both laws at every new token of `sampled_texts`; `progress` is called once per position."""
+    drafts, targets, owners = [], [], []
+    for text in sampled_texts(pair, prompts, new_tokens=new_tokens, limit=limit, seed=seed):
+        drafts.append(text.draft_logits.softmax(-1).cpu())
+        targets.append(text.target_logits.softmax(-1).cpu())
+        owners += [text.prompt] * len(text.draft_logits)
+        for _ in range(len(text.draft_logits)):
             progress()
     return Positions(draft=torch.cat(drafts), target=torch.cat(targets), prompt=np.array(owners), prompts=len(prompts))
 

@@ -125,7 +125,7 @@ def write_rows(results: Sequence[Result], settings: Settings, path: Path) -> Non
 def figure(results: Sequence[Result], settings: Settings, path: Path) -> None:
     """Draw KL against rejection along the generated text, and each rule's KL as a multiple of the best."""
     drawn, (left, right) = plt.subplots(1, 2, figsize=(10.0, 4.4), layout="constrained", width_ratios=(1.15, 1))
-    families = [family.name for family in FAMILIES]
+    families = list(FAMILIES)
     for family in families:
         group = [result for result in results if result.cell.calibration.family == family]
         x, y = [result.means["rejection"] for result in group], [result.means["kl"] for result in group]
