@@ -90,7 +90,7 @@ def speculate(
             laws[:count],
             block[len(tokens) :],
             uniforms[count:],
-            bonus_law=_bonus(rule, draft, block, laws[count:], sampling) if room > count else None,
+            bonus_law=_bonus(rule, draft, block, (logits[count:], laws[count:]), sampling) if room > count else None,
         )
         fresh = block[len(tokens) : len(tokens) + verified.accepted].tolist()
         fresh += [] if verified.next_token is None else [verified.next_token]
@@ -132,9 +132,11 @@ def _informed(rule: Rule, draft_logits: Tensor, target_logits: Tensor) -> Rule:
     return rule.with_logits(draft_logits.double(), target_logits.to(draft_logits.device).double())
 
 
-def _bonus(rule: Rule, draft: CachedModel, block: Tensor, target_law: Tensor, sampling: Sampling) -> Tensor:
+def _bonus(rule: Rule, draft: CachedModel, block: Tensor, target: tuple[Tensor, Tensor], sampling: Sampling) -> Tensor:
     """Law after the whole block, `[vocab]`; a rule with a bonus law of its own costs one more call of the draft."""
+    target_logits, target_law = target
     if not hasattr(rule, "bonus"):
         return target_law[0]
-    draft_law = _laws(draft.logits(block, keep=1), block, draft, sampling)
-    return bonus_law(rule, draft_law, target_law)[0]
+    draft_logits = draft.logits(block, keep=1)
+    draft_law = _laws(draft_logits, block, draft, sampling)
+    return bonus_law(_informed(rule, draft_logits, target_logits), draft_law, target_law)[0]

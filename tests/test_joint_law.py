@@ -12,22 +12,22 @@ from transformers import (
 )
 
 import decoding
-from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
+from tradeoff.rules import (
+    MARS,
+    Cactus,
+    Cascade,
+    CommonPrice,
+    DecodingOPT,
+    DecodingUNO,
+    RatioClip,
+    SampleMatch,
+    SGLang,
+    SpeculativeSampling,
+    Typical,
+)
 
 TEXTS = 1200
 PLAIN = {"do_sample": True, "max_new_tokens": 2, "top_k": 0}
-
-
-class SampleMatch:
-    """Accept x with target(x), else sample the target without x: lossless, and the residual depends on x."""
-
-    def acceptance(self, draft, target):
-        return target
-
-    def residual(self, draft, target):
-        others = 1 - torch.eye(target.shape[-1], dtype=target.dtype)
-        rows = target[..., None, :] * others
-        return rows / rows.sum(-1, keepdim=True)
 
 
 def through_generate(rule, seed, **arguments):
@@ -73,6 +73,26 @@ def test_a_residual_that_depends_on_the_rejected_token_is_honoured():
     law = joint_law(SpeculativeSampling(), PROMPT, draft_length=4)
     np.testing.assert_allclose(joint_law(SampleMatch(), PROMPT, draft_length=4), law, atol=1e-12)
     assert chi_square_p_value(counts(through_generate, SampleMatch()), law) > FALSE_ALARM
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Cactus(delta=0.2),
+        SGLang(single=0.4, acc=0.4),
+        Typical(threshold=0.2),
+        Cascade(variant="tok3", alpha=0.6),
+        MARS(),
+    ],
+    ids=repr,
+)
+def test_kernels_bonus_laws_and_raw_logits_reach_the_text(rule):
+    # one drafted token a round, so that accepted ones are followed by the rule's own bonus
+    law = joint_law(rule, PROMPT, draft_length=1)
+    table = counts(through_generate, rule, draft_length=1)
+    assert chi_square_p_value(table, law) > FALSE_ALARM
+    plain = joint_law(SpeculativeSampling(), PROMPT, draft_length=1)
+    assert chi_square_p_value(table, plain) < FALSE_ALARM
 
 
 def test_warpers_and_custom_processors_apply_once_to_both_laws():

@@ -23,6 +23,14 @@ def test_the_readmes_python_runs_in_order():
     assert 0 < output.statistics.mean["kl"] < 1  # type: ignore[attr-defined]
 
 
+def test_the_page_on_adding_a_rule_runs_as_written():
+    page = (ROOT / "docs" / "adding-a-rule.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, object] = {"__name__": __name__}  # a dataclass looks up its module
+    exec(compile(block, "adding-a-rule.md", "exec"), names)
+    assert 0 < names["outcome"].rejection < 0.3  # type: ignore[attr-defined]
+
+
 def test_the_readme_names_files_that_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"\]\(([^)h][^)]*)\)", text):

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import chi2
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LogitsProcessor
 
-from tradeoff.outcome import apply_rule
-from tradeoff.rule import Rule
+from tradeoff.outcome import Outcome, apply_rule
+from tradeoff.rule import LogitRule, Rule
 from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
 
 VOCAB = 5
@@ -81,24 +81,31 @@ def law_after(model: Any, tokens: torch.Tensor, processors: Any = None) -> torch
 
 def output_law(rule: Rule, tokens: torch.Tensor, processors: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Accepted and replaced mass `[vocab]` of a verified position after `tokens`."""
-    draft, target = law_after(DRAFT, tokens, processors), law_after(TARGET, tokens, processors)
-    outcome = apply_rule(rule, draft, target)
+    outcome = outcome_after(rule, tokens, processors)
     accepted = outcome.acceptance * outcome.draft
     return accepted[0], (outcome.output_law - accepted)[0]
+
+
+@torch.no_grad()
+def outcome_after(rule: Rule, tokens: torch.Tensor, processors: Any = None) -> Outcome:
+    """Outcome of a verified position after `tokens`; a rule that compares logits gets the raw ones."""
+    if isinstance(rule, LogitRule):
+        rule = rule.with_logits(*(model(tokens).logits[:, -1].double() for model in (DRAFT, TARGET)))
+    return apply_rule(rule, law_after(DRAFT, tokens, processors), law_after(TARGET, tokens, processors))
 
 
 def joint_law(rule: Rule, prompt: torch.Tensor, *, draft_length: int, processors: Any = None) -> np.ndarray:
     """Exact law of the first two generated tokens, `[vocab, vocab]`, by enumeration.
 
-    With one drafted token per round, a second token that follows an accepted first one is a bonus from the
-    target; in every other case both are verified.
+    With one drafted token per round, a second token that follows an accepted first one is a bonus; in every other
+    case both are verified.
     """
     accepted, replaced = output_law(rule, prompt, processors)
     joint = torch.zeros(len(accepted), len(accepted), dtype=torch.float64)
     for first in range(len(accepted)):
         longer = torch.cat([prompt, torch.tensor([[first]])], dim=1)
         verified = sum(output_law(rule, longer, processors))
-        after_accepted = law_after(TARGET, longer, processors)[0] if draft_length == 1 else verified
+        after_accepted = outcome_after(rule, longer, processors).bonus_law[0] if draft_length == 1 else verified
         joint[first] = accepted[first] * after_accepted + replaced[first] * verified
     return joint.numpy()
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace, device
 
-from solvers.arrays import Array, mass
+from solvers.arrays import Array, mass, to_numpy
 from solvers.closed_form import ratio_clip_at_rejection
-from solvers.divergences import Divergence, divergence_named, total_variation
+from solvers.divergences import DIVERGENCES, Divergence, divergence_named, total_variation
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law
@@ -81,6 +81,13 @@ class Outcome:
         """Output mass on tokens to which the target gives none, `[...]`."""
         xp = array_namespace(self.target)
         return mass(xp.where(self.target > 0, xp.zeros_like(self.output_law), self.output_law))
+
+    def to_dict(self) -> dict[str, list]:
+        """Everything as columns, one entry per position: rejection, gap, leak, divergences and their excess."""
+        columns = {"rejection": self.rejection, "gap": self.gap, "leak": self.leak}
+        for name in DIVERGENCES:
+            columns |= {name: self.divergence(name), f"{name}_excess": self.excess(name)}
+        return {name: to_numpy(values).ravel().tolist() for name, values in columns.items()}
 
     def residual_after(self, rejected: Array) -> Array:
         """Law of the replacement once the tokens `[...]` (indices) were rejected, `[..., vocab]`."""
