@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace, device
 
-from solvers.arrays import Array, mass, to_numpy
+from solvers.arrays import Array, mass, positive_part, to_numpy
 from solvers.closed_form import ratio_clip_at_rejection
 from solvers.divergences import DIVERGENCES, Divergence, divergence_named, total_variation
 from solvers.errors import InputError
@@ -50,9 +50,11 @@ class Outcome:
 
     def optimum(self, divergence: str | Divergence) -> Array:
         """Least divergence of any rule at the same rejection, `[...]`: the front below this outcome (T1)."""
-        best = ratio_clip_at_rejection(self.sampled_draft, self.target, self.rejection)
-        law = _output(self.sampled_draft, best.acceptance, best.residual)[1]
-        return divergence_named(divergence).value(law, self.target)
+        draft, xp = self.sampled_draft, array_namespace(self.target)
+        best = ratio_clip_at_rejection(draft, self.target, self.rejection)
+        # not rejection * residual: a rejection of 1e-16 is lost in 1 - sum
+        replaced = positive_part(xp.expand_dims(best.floor, axis=-1) * self.target - draft)
+        return divergence_named(divergence).value(best.acceptance * draft + replaced, self.target)
 
     def excess(self, divergence: str | Divergence) -> Array:
         """Divergence above the optimum at the same rejection, `[...]`; 0 where the optimum itself is infinite."""

@@ -100,17 +100,20 @@ class CommonPrice:
 class Mentored:
     """Mentored decoding: the least rejection within KL(target, output) <= kl at every position, a ratio clip.
 
+    It leaks: mass on tokens that the target masks costs this divergence little or nothing.
+
     Parameters
     ----------
     kl
         Nats at each position, at least 0, which is lossless; published runs use 0.2 and more. A position whose draft is
         within it accepts everything. Equal budgets at unequal positions are not the cheapest way to a mean: see
-        `CommonPrice(divergence="reverse_kl")`.
+        `CommonPrice(divergence="reverse_kl")`. A budget that needs a rejection below 1e-16 cannot be met in float64.
 
     Notes
     -----
-    Tran-Thien 2023 (`vivien000/mentored_decoding`), which bisects to a tolerance of 20 %; here the root is exact. A
-    vLLM fork's `MentoredSampler` derives beta from alpha without solving for it and is another rule. docs/theory.md T1.
+    Tran-Thien 2023 (`vivien000/mentored_decoding`), which bisects to a tolerance of 20 %; here the root is exact. Any
+    f-divergence: Tran-Thien and Nock, arXiv 2609.30474. A vLLM fork's `MentoredSampler` derives beta from alpha without
+    solving for it and is another rule. docs/theory.md T1.
     """
 
     kl: float

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Integral, Real
 
 from array_api_compat import array_namespace, device
 
@@ -70,6 +71,18 @@ def at_least(name: str, value: float, low: float, meaning: str) -> None:
     _check(name, value, lambda number: low <= number < math.inf, f"a finite number >= {low:g}", meaning)
 
 
+def whole(name: str, value: object) -> None:
+    """Check that a value is a whole number >= 1.
+
+    Raises
+    ------
+    InputError
+        Another value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+        raise InputError(f"{name}: expected a whole number >= 1; got {value}")
+
+
 def one_of(name: str, value: object, words: tuple[object, ...]) -> None:
     """Check that a value is one of the words.
 
@@ -83,5 +96,5 @@ def one_of(name: str, value: object, words: tuple[object, ...]) -> None:
 
 
 def _check(name: str, value: object, good: Callable[[float], bool], wanted: str, meaning: str) -> None:
-    if not isinstance(value, int | float) or not good(value):
-        raise InputError(f"{name}: expected {wanted}; got {value}; {meaning}")
+    if isinstance(value, bool) or not isinstance(value, Real) or not good(float(value)):
+        raise InputError(f"{name}: expected {wanted}; got {value!s}; {meaning}")

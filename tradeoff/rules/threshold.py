@@ -18,6 +18,7 @@ from tradeoff.rules.parts import (
     greedy_law,
     highest,
     indicator,
+    whole,
 )
 
 
@@ -42,7 +43,7 @@ class TopKGate:
     k: int = 5
 
     def __post_init__(self) -> None:
-        _check_count("k", self.k)
+        whole("k", self.k)
 
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return 1 on the top k, else 0, `[..., vocab]`."""
@@ -58,7 +59,7 @@ class Typical:
     """Typical acceptance: b = 1[target(x) > min(threshold, alpha exp(-H))], replacement and bonus argmax target.
 
     H = -sum target log(target + 1e-5). Nearly greedy, hence far off the front at any speed; with a sampled draft it
-    can reject more often than lossless sampling. A one-hot target accepts exactly its token.
+    can reject more often than lossless sampling. A one-hot target accepts exactly its token (none at threshold 1).
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ class TensorRTRelaxed:
     delta: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_count("top_k", self.top_k)
+        whole("top_k", self.top_k)
         between("delta", self.delta, 0.0, 1.0, "0 accepts the likeliest token alone")
 
     def acceptance(self, draft: Array, target: Array) -> Array:
@@ -205,7 +206,8 @@ class BiLD:
 
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return 1 where target >= exp(-rollback), else 0, `[..., vocab]`."""
-        return indicator(target >= math.exp(-self.rollback), target)
+        # beyond 745 nats the exponential is 0, and a token without mass is infinitely far
+        return indicator((target >= math.exp(-self.rollback)) & (target > 0), target)
 
     def residual(self, draft: Array, target: Array) -> Array:
         """Return the point mass on the target's likeliest token, `[..., vocab]`."""
@@ -348,8 +350,3 @@ def _reading_raw(rule: Rule, target_logits: Array | None) -> Rule:
 
 def _needs_logits(rule: str, arguments: str) -> InputError:
     return InputError(f"{rule}: expected raw logits, which it compares; got laws alone; pass {arguments}")
-
-
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}: expected a whole number >= 1; got {value}")

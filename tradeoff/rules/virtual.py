@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_array_api_obj
 
 from solvers.arrays import Array, like, mass, normalised, positive_part, safe_divide, to_numpy
 from solvers.errors import InputError
 from solvers.roots import monotone_root
 from tradeoff.rules.kernels import ScaledResidual
-from tradeoff.rules.parts import at_least, between, capped
+from tradeoff.rules.parts import at_least, between, capped, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ class Lantern:
 
     A(x) holds x and its nearest neighbours, as many as keep the target's mass on them at most delta (and at most k);
     q_A(x) moves that mass to x. b = min(1, q_A(x) / draft(x)), residual [q_A - draft]_+ with the rejected token's q_A.
+    On the TV front. It leaks onto tokens without mass whose neighbours have some.
 
     Parameters
     ----------
@@ -99,8 +100,13 @@ class Lantern:
 
     def __post_init__(self) -> None:
         between("delta", self.delta, 0.0, 1.0, "0 is lossless")
-        if np.ndim(self.neighbours) != 2:
-            raise InputError(f"neighbours: expected [vocab, most]; got shape {np.shape(self.neighbours)}")
+        if self.k is not None:
+            whole("k", self.k)
+        table = _host(self.neighbours)
+        if table.ndim != 2 or table.dtype.kind not in "iu":
+            raise InputError(f"neighbours: expected token indices, [vocab, most]; got {table.dtype} {table.shape}")
+        if ((table < 0) | (table >= len(table)) | (table == np.arange(len(table))[:, None])).any():
+            raise InputError(f"neighbours: expected other tokens in every row, 0 to {len(table) - 1}; got others")
 
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return min(1, q_A(x) / draft(x)), `[..., vocab]`."""
@@ -112,7 +118,7 @@ class Lantern:
         vocab, (gathered, taken) = target.shape[-1], self._gathered(target)
         q = to_numpy(target)
         laws = np.broadcast_to(q[..., None, :], (*q.shape, vocab)).copy()
-        rows = np.broadcast_to(to_numpy(self.neighbours)[:, : taken.shape[-1]], taken.shape)
+        rows = np.broadcast_to(_host(self.neighbours)[:, : taken.shape[-1]], taken.shape)
         np.put_along_axis(laws, rows, np.where(taken, 0.0, np.take_along_axis(laws, rows, axis=-1)), axis=-1)
         token = np.arange(vocab)
         laws[..., token, token] = to_numpy(gathered)
@@ -122,7 +128,7 @@ class Lantern:
 
     def _gathered(self, target: Array) -> tuple[Array, np.ndarray]:
         """q_A(x), `[..., vocab]`, and which neighbours are in A, `[..., vocab, k]`."""
-        table = to_numpy(self.neighbours)
+        table = _host(self.neighbours)
         if table.shape[0] != target.shape[-1]:
             raise InputError(f"neighbours: expected one row to a token, {target.shape[-1]}; got {table.shape[0]}")
         q = to_numpy(target)
@@ -152,6 +158,9 @@ class Judge:
 
     scores: Array
     threshold: float
+
+    def __post_init__(self) -> None:
+        between("threshold", self.threshold, -math.inf, math.inf, "with scores in [0, 1], 1 is lossless")
 
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return the larger of the lossless acceptance and the judge's, `[..., vocab]`."""
@@ -202,7 +211,8 @@ class RewardGuided:
         if self.weighting == "threshold":
             return xp.astype(reward >= self.threshold, draft.dtype)
         if self.weighting == "logistic":
-            return 1.0 / (1.0 + xp.exp(-reward))
+            small = xp.exp(-xp.abs(reward))
+            return xp.where(reward > 0, xp.ones_like(small), small) / (1.0 + small)
         return positive_part(reward) / (1.0 + positive_part(reward))
 
     def residual(self, draft: Array, target: Array) -> Array:
@@ -216,7 +226,8 @@ class CSD:
 
     After the ordinary rejection draw t from [target - draft]_+; x is kept after all if frequencies[x, t] >= frequency
     and log target(x) - log target(t) >= log(ratio). A rescue counts as an acceptance: b and the residual, a law for
-    every rejected token, are those after rescues. Off the TV front in general.
+    every rejected token, are those after rescues. On the TV front: a rescue only takes mass from a token t that the
+    target gives more than the draft does.
 
     Parameters
     ----------
@@ -254,7 +265,7 @@ class CSD:
     def _split(self, draft: Array, target: Array) -> tuple[Array, Array]:
         """Ordinary residual `[..., 1, vocab]`, and 1 where t rescues x, `[..., vocab, vocab]`."""
         xp, vocab = array_namespace(draft, target), target.shape[-1]
-        table = to_numpy(self.frequencies)
+        table = _host(self.frequencies)
         if table.shape != (vocab, vocab):
             raise InputError(f"frequencies: expected shape {(vocab, vocab)}; got {table.shape}")
         kept, replacement = xp.expand_dims(target, axis=-1), xp.expand_dims(target, axis=-2)
@@ -264,11 +275,19 @@ class CSD:
         return xp.expand_dims(ordinary, axis=-2), known * close
 
 
+def _host(values: Array) -> np.ndarray:
+    """A user's numbers, an array of any library or nested lists."""
+    return to_numpy(values) if is_array_api_obj(values) else np.asarray(values)
+
+
 def _on(values: Array, name: str, laws: Array) -> Array:
     """Broadcast a user's numbers to the laws."""
     try:
-        return like(np.broadcast_to(to_numpy(values), tuple(laws.shape)).astype(np.float64), laws)
+        numbers = np.broadcast_to(_host(values), tuple(laws.shape)).astype(np.float64)
     except ValueError:
         raise InputError(
             f"{name}: expected numbers that broadcast to {tuple(laws.shape)}; got shape {np.shape(values)}"
         ) from None
+    if np.isnan(numbers).any():
+        raise InputError(f"{name}: expected numbers; got NaN")
+    return like(numbers, laws)

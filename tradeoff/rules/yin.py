@@ -35,6 +35,10 @@ class DecodingOPT:
         Added to the target's probability, in probability units; the paper uses 0.1, 0.2, 0.4, 0.8. Every
         token whose draft probability is at most epsilon is accepted, even where the target has no mass: this
         rule leaks through top-k and top-p masks.
+
+    Notes
+    -----
+    Yin et al., arXiv 2411.00841, Theorem 4 and Section 4.
     """
 
     epsilon: float
@@ -62,6 +66,10 @@ class DecodingUNO:
     residual
         "target": the paper's text. "draft": what the code printed in its Appendix G samples, where the
         variable called q holds the draft's law.
+
+    Notes
+    -----
+    Yin et al., arXiv 2411.00841, Section 4 and Appendix G.
     """
 
     epsilon: float
