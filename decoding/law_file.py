@@ -34,7 +34,7 @@ def read_laws(path: Path, temperature: float | None = None) -> tuple[np.ndarray,
     InputError
         A file that cannot be read, other arrays, logits that give no law.
     """
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path, (*LAWS, *LOGITS))
     has_laws, has_logits = (set(names) <= arrays.keys() for names in (LAWS, LOGITS))
     if has_laws == has_logits:
         found = ", ".join(arrays) or "none"
@@ -51,8 +51,14 @@ def read_laws(path: Path, temperature: float | None = None) -> tuple[np.ndarray,
     return draft, target
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    wanted = (*LAWS, *LOGITS)
+def read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read some arrays of an .npz file; others are there by name, and empty.
+
+    Raises
+    ------
+    InputError
+        No such file, or not arrays in an .npz.
+    """
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -85,15 +91,26 @@ def _flat(array: np.ndarray, name: str) -> np.ndarray:
 def _softmax(logits: np.ndarray, name: str, temperature: float) -> np.ndarray:
     if not (temperature > 0 and math.isfinite(temperature)):
         raise InputError(f"temperature: expected a finite number > 0; got {temperature}")
-    if logits.dtype.kind not in "iuf":
-        raise InputError(f"{name}: expected real numbers; got {logits.dtype}")
-    logits = _flat(logits, name).astype(np.float64)
-    if np.isnan(logits).any() or np.isposinf(logits).any():
-        raise InputError(f"{name}: expected finite logits, or -inf for tokens that are masked; got NaN or +inf")
+    logits = checked_logits(_flat(logits, name), name).astype(np.float64)
     highest = logits.max(axis=-1, keepdims=True)
-    if np.isneginf(highest).any():
-        raise InputError(f"{name}: expected at least one token above -inf in every row; got a row of -inf only")
     # the highest is subtracted first: a tiny temperature must not overflow
     with np.errstate(over="ignore"):
         masses = np.exp((logits - highest) / temperature)
     return masses / masses.sum(axis=-1, keepdims=True)
+
+
+def checked_logits(logits: np.ndarray, name: str) -> np.ndarray:
+    """Give logits `[..., vocab]` back if a softmax of them is a law.
+
+    Raises
+    ------
+    InputError
+        Not real numbers, NaN, +inf, or a row of -inf only.
+    """
+    if logits.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected real numbers; got {logits.dtype}")
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise InputError(f"{name}: expected finite logits, or -inf for tokens that are masked; got NaN or +inf")
+    if np.isneginf(logits.max(axis=-1)).any():
+        raise InputError(f"{name}: expected at least one token above -inf in every row; got a row of -inf only")
+    return logits

@@ -44,12 +44,9 @@ def load_pair(
     InputError
         Only one of the two is given, one cannot be loaded, or their vocabularies differ.
     """
-    if (target is None) != (draft is None):
-        raise InputError("pair: expected both a target and a draft, or neither for the embedded pair; got one")
+    name = pair_name(target, draft)
     if target is None or draft is None:
-        target, draft, name = str(embedded.TARGET), str(embedded.DRAFT), "embedded pair"
-    else:
-        name = f"{_short(target)} with {_short(draft)}"
+        target, draft = str(embedded.TARGET), str(embedded.DRAFT)
     pair = Pair(
         target=load_model(target, dtype=dtype, device=device),
         draft=load_model(draft, dtype=dtype, device=device),
@@ -63,6 +60,19 @@ def load_pair(
             "numbered differently; choose a draft trained with the target's tokenizer"
         )
     return pair
+
+
+def pair_name(target: str | None, draft: str | None) -> str:
+    """What tables call a pair, before it is loaded.
+
+    Raises
+    ------
+    InputError
+        Only one of the two is given.
+    """
+    if (target is None) != (draft is None):
+        raise InputError("pair: expected both a target and a draft, or neither for the embedded pair; got one")
+    return "embedded pair" if target is None or draft is None else f"{_short(target)} with {_short(draft)}"
 
 
 def _short(name_or_path: str) -> str:

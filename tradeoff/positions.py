@@ -19,7 +19,7 @@ CHUNK = 128
 
 
 class Chunk(NamedTuple):
-    """Some rows in float64, `[rows, vocab]`; logits None if unknown."""
+    """Some rows, `[rows, vocab]`: laws in float64, logits as they were stored, None if unknown."""
 
     draft: Array
     target: Array
@@ -35,7 +35,9 @@ class Chunk(NamedTuple):
         return positive_part(1.0 - mass(self._informed(rule).acceptance(self.draft, self.target) * self.draft))
 
     def _informed(self, rule: Rule) -> Rule:
-        return rule.with_logits(self.draft_logits, self.target_logits) if isinstance(rule, LogitRule) else rule
+        if not isinstance(rule, LogitRule):
+            return rule
+        return rule.with_logits(*(None if each is None else _float64(each) for each in self[2:]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,10 +149,15 @@ class Positions:
         return np.concatenate([to_numpy(total_variation(chunk.draft, chunk.target)) for chunk in self.chunks()])
 
 
+def _float64(array: Array) -> Array:
+    xp = array_namespace(array)
+    return xp.astype(array, xp.float64, copy=False)
+
+
 def _softmax(logits: Array, temperature: float) -> Array:
     """In float64: at a low temperature float32 underflows to a support the model does not have."""
     xp = array_namespace(logits)
-    logits = xp.astype(logits, xp.float64)
+    logits = _float64(logits)
     with np.errstate(over="ignore"):  # a tiny temperature makes -inf of what is not the highest
         scores = (logits - xp.max(logits, axis=-1, keepdims=True)) / temperature
     masses = xp.exp(scores)

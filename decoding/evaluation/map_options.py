@@ -1,0 +1,223 @@
+"""What a map is asked for: rules, rejections, how logits become laws; and the folder its rows go to."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from decoding.evaluation.position_file import StoredLogits, make_folder, replace_file
+from solvers.errors import InputError
+from tradeoff.positions import Positions
+from tradeoff.rule import Rule
+from tradeoff.rules.registry import Family, Knob, available, families, family_from, from_spec
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapSettings:
+    """What decides every row; a folder of rows belongs to one of these. Rules and rejections can be added later.
+
+    Parameters
+    ----------
+    source
+        The pair's name, or the file of positions.
+    digest
+        Hash of the logits.
+    positions, prompts
+        How many there are.
+    temperature, greedy_draft
+        How the logits become laws.
+    seed
+        Of the bootstrap over prompts.
+    """
+
+    source: str
+    digest: str
+    positions: int
+    prompts: int
+    temperature: float
+    greedy_draft: bool
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """What a user asks of a map.
+
+    Parameters
+    ----------
+    rates
+        Mean rejections at which rules are ranked.
+    curves
+        The rules.
+    temperature, greedy_draft
+        How the logits become laws.
+    seed
+        Of the bootstrap.
+    """
+
+    rates: tuple[float, ...]
+    curves: tuple["Curve", ...]
+    temperature: float
+    greedy_draft: bool
+    seed: int
+
+    @classmethod
+    def checked(
+        cls, rates: tuple[float, ...], rules: str | None, temperature: float, *, greedy_draft: bool, seed: int
+    ) -> "MapOptions":
+        """Check what the command line says, before any model is loaded.
+
+        Raises
+        ------
+        InputError
+            Rates that are none, a temperature that is none, rules that cannot be on the map.
+        """
+        if not rates or len(set(rates)) < len(rates) or not all(0 < rate < 1 for rate in rates):
+            raise InputError(f"rejection: expected different rates above 0 and below 1, such as 0.2,0.1; got {rates}")
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise InputError(f"temperature: expected a finite number > 0; got {temperature}")
+        if seed < 0:
+            raise InputError(f"seed: expected a whole number >= 0; got {seed}")
+        curves = tuple(all_curves() if rules is None else curves_named(rules))
+        return cls(rates=rates, curves=curves, temperature=temperature, greedy_draft=greedy_draft, seed=seed)
+
+    def positions(self, source: str, logits: StoredLogits) -> tuple[Positions, MapSettings]:
+        """Make laws of logits, and the settings to which rows about them belong."""
+        positions = Positions.from_logits(
+            logits.draft_logits,
+            logits.target_logits,
+            temperature=self.temperature,
+            greedy_draft=self.greedy_draft,
+            prompt=logits.prompt,
+        )
+        settings = MapSettings(
+            source=source,
+            digest=logits.digest,
+            positions=len(positions),
+            prompts=positions.prompts,
+            temperature=self.temperature,
+            greedy_draft=self.greedy_draft,
+            seed=self.seed,
+        )
+        return positions, settings
+
+
+class MapFolder:
+    """The output folder: settings, one JSONL row per finished piece, a figure, a page.
+
+    Raises
+    ------
+    InputError
+        The folder holds rows of other settings, or cannot be made.
+    """
+
+    def __init__(self, path: Path, settings: MapSettings) -> None:
+        self.path = path
+        self.results, self.figure, self.page = (path / f"map.{kind}" for kind in ("jsonl", "png", "html"))
+        make_folder(path)
+        written, wanted = path / "settings.json", asdict(settings)
+        try:
+            found = json.loads(written.read_text(encoding="utf-8")) if written.exists() else wanted
+        except ValueError:
+            found = None
+        if found != wanted:
+            raise InputError(
+                f"out: expected a new folder or one with the same settings; got {path} with others in settings.json; "
+                "choose another --out, or delete it"
+            )
+        replace_file(written, lambda file: file.write(json.dumps(wanted, indent=1).encode() + b"\n"))
+
+    def rows(self) -> list[Row]:
+        """Rows written so far; a line cut short by an interruption is dropped, from the file too."""
+        if not self.results.exists():
+            return []
+        lines = self.results.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        if len(whole) < len(lines):
+            self.results.write_text("".join(whole), encoding="utf-8")
+        return [json.loads(line) for line in whole]
+
+    def append(self, row: Row) -> None:
+        """Add one finished row."""
+        with self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A rule on the map: a curve if a knob is left free, else a point."""
+
+    family: Family
+
+    @property
+    def spec(self) -> str:
+        """The text the rule was made from."""
+        return self.family.spec
+
+    @property
+    def knob(self) -> Knob | None:
+        """The free parameter, if there is one."""
+        knob = self.family.info.knob
+        return None if knob is None or knob.name in self.family.fixed else knob
+
+    def at(self, value: float | None) -> Rule:
+        """The rule at a value of its knob; None for a rule without one."""
+        return from_spec(self.spec) if value is None else self.family.at(value)
+
+    @property
+    def published(self) -> float | None:
+        """The knob's own default, where that is not just the strict end of it."""
+        knob = self.knob
+        default = None if knob is None else self.family.info.parameters[knob.name]
+        if knob is None or isinstance(default, bool) or not isinstance(default, int | float) or default == knob.strict:
+            return None
+        return default
+
+
+def all_curves() -> list[Curve]:
+    """Every per-token rule that needs nothing but laws and logits: points first, then curves."""
+    points = [info.name for info in available() if info.knob is None and _usable(family_from(info.name))]
+    return [Curve(family=family_from(name)) for name in points] + [Curve(family=each) for each in families()]
+
+
+def curves_named(text: str) -> list[Curve]:
+    """Read a list of rules: names, which stand for all their variants, and specs, with commas between.
+
+    Parameters
+    ----------
+    text
+        Such as "lenience,cascade:variant=tok3,typical:threshold=0.09". A knob that is set makes a point.
+
+    Raises
+    ------
+    InputError
+        No rule, an unknown one, or one that cannot be on the map.
+    """
+    specs: list[str] = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        if specs and "=" in part and ":" not in part.split("=")[0]:
+            specs[-1] += f",{part}"  # a further parameter of the rule before
+        else:
+            specs.append(part)
+    if not specs:
+        raise InputError(f"rules: expected names or specs with commas, such as lenience,mars; got {text!r}")
+    return list({curve.spec: curve for spec in specs for curve in _curves_of(spec)}.values())
+
+
+def _curves_of(spec: str) -> list[Curve]:
+    family = family_from(spec)
+    if not _usable(family):
+        reason = "needs data that no text can hold" if family.info.kind == "token" else "judges more than one token"
+        raise InputError(f"rules: expected rules of one token at a time, from laws and logits; {spec} {reason}")
+    if spec == family.info.name and family.info.variants:
+        return [Curve(family=family_from(f"{spec}:{variant}")) for variant in family.info.variants]
+    curve = Curve(family=family)
+    curve.at(curve.knob.strict if curve.knob else None)  # a wrong parameter is an error now, not in some minutes
+    return [curve]
+
+
+def _usable(family: Family) -> bool:
+    return family.info.kind == "token" and not set(family.info.needs) & set(family.info.parameters)

@@ -1,0 +1,219 @@
+"""The map as a page: one HTML file that needs no network, with a menu of divergences and a hover text to a point."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+
+from decoding.evaluation.map_front import MapFront
+from decoding.evaluation.map_options import MapSettings, Row
+from decoding.evaluation.map_report import FRONT, GROUPS, curve_rows, fronts_of, label, limits, points_along
+from decoding.evaluation.position_file import replace_file
+from decoding.evaluation.rule_map import DIVERGENCES, RANKED
+from solvers.divergences import DIVERGENCES as MEASURES
+
+FRONT_NAME = "least of any rule"
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon", "hexagon2")
+HOVER = (
+    "<b>%{customdata[0]}</b>%{customdata[1]}<br>mean rejection %{x:.4f}<br>%{customdata[3]} %{y:.4g}"
+    "%{customdata[2]}<extra></extra>"
+)
+
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+    # plotly.js 4 has a button that uploads the figure, with no question asked: not from here
+    "showSendToCloud": False,
+}
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; color: #1c2330; max-width: 1360px; margin: 1.2em auto; padding: 0 1em; }}
+h1 {{ font-size: 1.35em; margin: 0 0 .3em; }}
+p {{ max-width: 62em; margin: .3em 0; }}
+.small {{ font-size: .88em; color: #4a5160; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>When a speculative decoder verifies a drafted token it can be strict, reject often and copy the target model
+exactly, or be lenient, reject rarely and drift away from it. Every curve is one published verification rule with its
+knob turned from strict to lenient, computed exactly from the two models' own probabilities at {positions} positions of
+{prompts} texts. Down and left is better. No rule whatever can enter the grey region: its edge is the best trade.</p>
+<p class="small">Choose a divergence above the map. Click a rule in the legend to see it alone, again to see all,
+double-click to hide it. A star is a rule's published default. A rule that is missing gives an infinite divergence:
+somewhere its output has no mass where the target has some, or the reverse. {how}</p>
+{figure}
+</body>
+</html>
+"""
+
+
+def write_page(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, path: Path) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    rows, specs
+        All rows, and the rules to show.
+    settings
+        For title and note.
+    path
+        The HTML file: about 5 MB, nearly all of it plotly.js, which stands in the file so that the page opens without
+        a network, today and in ten years.
+    """
+    drawn = page_figure(curve_rows(rows, specs), fronts_of(rows))
+    shown = drawn.to_html(
+        full_html=False,
+        include_plotlyjs=True,
+        div_id="map",
+        config=CONFIG,
+    )
+    greedy = " The draft is its own likeliest token." if settings.greedy_draft else ""
+    page = PAGE.format(
+        title=escape(f"Rejection against divergence: {settings.source}"),
+        positions=settings.positions,
+        prompts=settings.prompts,
+        how=f"Temperature {settings.temperature:g}.{greedy}",
+        figure=shown,
+    )
+    replace_file(path, lambda file: file.write(page.encode()))
+
+
+def page_figure(curves: Sequence[Row], fronts: dict[str, MapFront]) -> go.Figure:
+    """One trace to a curve, the front first, and a menu that exchanges what is drawn."""
+    figure = go.Figure()
+    figure.add_trace(
+        go.Scatter(
+            name=FRONT_NAME,
+            showlegend=False,  # it stays when a rule is seen alone
+            mode="lines",
+            line={"color": FRONT, "width": 3},
+            fill="tozeroy",
+            fillcolor="rgba(120, 130, 150, 0.25)",
+            hovertemplate=HOVER,
+        )
+    )
+    looks = {group: zip(cycle(DASHES), cycle(SYMBOLS), strict=False) for group in GROUPS}
+    order = [row for group in GROUPS for row in curves if row["group"] == group]
+    for row in order:
+        dash, symbol = next(looks[row["group"]])
+        name, colour = GROUPS[row["group"]]
+        stars = ["star" if point["published"] else symbol for point in points_along(row)]
+        figure.add_trace(
+            go.Scatter(
+                name=label(row["rule"]),
+                legendgroup=row["group"],
+                legendgrouptitle={"text": name, "font": {"size": 12}},
+                mode="lines+markers",
+                line={"color": colour, "width": 1.6, "dash": dash},
+                marker={"symbol": stars, "size": [13 if star == "star" else 6 for star in stars], "color": colour},
+                hovertemplate=HOVER,
+            )
+        )
+    views = [_view(order, fronts[name]) for name in DIVERGENCES]
+    views.append(_multiples_view(order, fronts[RANKED]))
+    shown = DIVERGENCES.index(RANKED)
+    for trace, x, y, data in zip(figure.data, *views[shown].columns.values(), strict=True):
+        trace.update(x=x, y=y, customdata=data)
+    figure.update_layout(**_layout(views, shown))
+    return figure
+
+
+class _View(NamedTuple):
+    """What the menu chooses: a name, one entry to a trace of every column, and the y axis."""
+
+    name: str
+    columns: dict[str, list]
+    right: float
+    axis: dict[str, Any]
+
+
+def _layout(views: Sequence[_View], shown: int) -> dict[str, Any]:
+    def update(view: _View) -> dict[str, Any]:
+        flat = {f"yaxis.{name}": value for name, value in view.axis.items()} | {"yaxis.title.text": view.name}
+        return {"label": view.name, "method": "update", "args": [view.columns, flat]}
+
+    return {
+        "template": "plotly_white",
+        "height": 760,
+        "margin": {"l": 70, "r": 10, "t": 60, "b": 55},
+        "hovermode": "closest",
+        "xaxis": {"title": {"text": "mean rejection probability (less is faster)"}, "range": [0, views[shown].right]},
+        "yaxis": {"title": {"text": views[shown].name}, **views[shown].axis},
+        "legend": {
+            "itemclick": "toggleothers",
+            "itemdoubleclick": "toggle",
+            "groupclick": "toggleitem",
+            "font": {"size": 11},
+            "tracegroupgap": 4,
+        },
+        "updatemenus": [
+            {
+                "buttons": [update(view) for view in views],
+                "active": shown,
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "bgcolor": "#ffffff",
+            }
+        ],
+    }
+
+
+def _view(curves: Sequence[Row], front: MapFront) -> _View:
+    """Means of one divergence."""
+    right, top = limits(front, curves)
+    least = [front.rejection.tolist(), front.least.tolist()]
+    wall = float(front.rejection[0])
+    if wall > 0:  # left of it every rule is infinite
+        least = [[0.0, wall, *least[0]], [top, top, *least[1]]]
+    unit = MEASURES[front.divergence].label.removesuffix(", nats")
+    values = [[float(point["divergences"][front.divergence]) for point in points_along(row)] for row in curves]
+    columns = _columns(curves, front.divergence, unit, values, least)
+    return _View(f"mean {MEASURES[front.divergence].label}", columns, right, {"type": "linear", "range": [0, top]})
+
+
+def _multiples_view(curves: Sequence[Row], front: MapFront) -> _View:
+    """A divergence over the least at the same rejection, on a logarithmic axis."""
+    values = []
+    for row in curves:
+        multiples = [point["over_front"][front.divergence] for point in points_along(row)]
+        values.append([math.inf if each is None else float(each) for each in multiples])
+    unit = MEASURES[front.divergence].label.removesuffix(", nats")
+    columns = _columns(curves, front.divergence, unit + " over the least", values, [[0.0, front.rejection[-1]], [1, 1]])
+    axis = {"type": "log", "range": [-0.03, 1.5]}  # powers of ten
+    return _View(f"mean {unit} as a multiple of the least at that rejection", columns, limits(front, curves)[0], axis)
+
+
+def _columns(
+    curves: Sequence[Row], divergence: str, unit: str, values: Sequence[Sequence[float]], least: Sequence[list]
+) -> dict[str, list]:
+    """What the traces show, the front first; infinite values are gaps."""
+    columns = {"x": [least[0]], "y": [least[1]], "customdata": [[[FRONT_NAME, "", "", unit]] * len(least[0])]}
+    for row, heights in zip(curves, values, strict=True):
+        points = points_along(row)
+        columns["x"].append([float(point["rejection"]) for point in points])
+        columns["y"].append([value if math.isfinite(value) else None for value in heights])
+        columns["customdata"].append([_texts(row, point, divergence, unit) for point in points])
+    return columns
+
+
+def _texts(row: Row, point: Row, divergence: str, unit: str) -> list[str]:
+    knob = "" if row["knob"] is None else f"<br>{row['knob']} = {point['value']:.4g}"
+    knob += ", the published default" if point["published"] else ""
+    multiple = point["over_front"][divergence]
+    times = "" if multiple is None else f"<br>{float(multiple):.3g} times the least at this rejection"
+    return [escape(row["rule"]), knob, times, unit]

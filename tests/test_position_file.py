@@ -1,0 +1,241 @@
+"""Positions in a file: collected text by text, resumable, guarded by their settings, read by other commands."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import DRAFT, TARGET
+from typer.testing import CliRunner
+
+from decoding.cli import app
+from decoding.evaluation import position_file, positions
+from decoding.evaluation.position_file import Collection, collect_logits, read_logits, stored_logits
+from decoding.pairs import Pair
+from solvers.errors import InputError
+
+PAIR = Pair(target=TARGET, draft=DRAFT, tokenizer=None, name="tiny")
+PROMPTS = [torch.tensor([[1, 3]]), torch.tensor([[2]]), torch.tensor([[4, 2, 1]])]
+SETTINGS = Collection(
+    pair="tiny",
+    target=None,
+    draft=None,
+    prompts=("a", "b", "c"),
+    positions=23,
+    new_tokens=5,
+    seed=0,
+    dtype="float32",
+    device="cpu",
+)
+
+
+def collect(path, settings=SETTINGS, **more):
+    return collect_logits(PAIR, PROMPTS, settings, path, **more)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "positions.npz"
+    return path, collect(path)
+
+
+def same(one, other):
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("draft_logits", "target_logits", "prompt")
+    )
+
+
+def test_the_positions_are_those_of_compare(whole):
+    _, found = whole
+    laws = positions.collect_positions(PAIR, PROMPTS, new_tokens=5, limit=23, seed=0)
+    assert found.draft_logits.shape == found.target_logits.shape == (23, 5)
+    assert found.draft_logits.dtype == np.float32
+    for logits, law in ((found.draft_logits, laws.draft), (found.target_logits, laws.target)):
+        assert torch.equal(torch.from_numpy(logits).softmax(-1), law)
+    # texts of five tokens from three prompts in turn, the last one cut
+    assert found.prompt.tolist() == laws.prompt.tolist() == [0] * 5 + [1] * 5 + [2] * 5 + [0] * 5 + [1] * 3
+
+
+def test_the_file_reads_back_and_leaves_nothing_beside_it(whole):
+    path, found = whole
+    again = read_logits(path)
+    assert same(again, found)
+    assert again.settings == found.settings == SETTINGS.to_dict()
+    assert (again.digest, len(again)) == (found.digest, 23)
+    assert [each.name for each in path.parent.iterdir()] == ["positions.npz"]
+
+
+def test_the_front_command_reads_the_same_file(whole):
+    path, _ = whole
+    result = CliRunner().invoke(app, ["front", str(path), "--rejection=0.05", "--divergence=kl"])
+    assert result.exit_code == 0, result.output
+    assert "23 positions, one mean budget" in result.stdout
+
+
+@pytest.mark.parametrize("torn", ["empty", "half", "other"])
+def test_an_interrupted_collection_goes_on_behind_the_last_whole_text(whole, tmp_path, monkeypatch, torn):
+    path = tmp_path / "out" / "positions.npz"
+    texts = []
+
+    def interrupt(size):
+        texts.append(size)
+        if len(texts) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(path, progress=interrupt)
+    assert not path.exists()
+    parts = sorted(path.with_suffix(".parts").glob("*.npz"))
+    assert len(parts) == 3
+    stored = parts[-1].read_bytes()
+    parts[-1].write_bytes({"empty": b"", "half": stored[: len(stored) // 2], "other": b"no archive at all"}[torn])
+    made, sizes = [], []
+    original = positions.generate
+    monkeypatch.setattr(positions, "generate", lambda *a, **k: made.append(1) or original(*a, **k))
+    assert same(collect(path, progress=sizes.append), whole[1])
+    assert len(made) == 3  # of five texts two were there
+    assert sizes == [5, 5, 5, 5, 3]
+    assert [each.name for each in path.parent.iterdir()] == ["positions.npz"]
+
+
+def test_a_merge_that_was_interrupted_is_cleared_away(whole, tmp_path, monkeypatch):
+    path = tmp_path / "positions.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(position_file.shutil, "rmtree", lambda *_, **__: None)
+        collect(path)
+    assert path.with_suffix(".parts").exists()
+    assert same(stored_logits(path, SETTINGS), whole[1])
+    assert not path.with_suffix(".parts").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"prompts": ("a", "b", "other")},
+        {"new_tokens": 4},
+        {"positions": 22},
+        {"dtype": "bfloat16"},
+        {"target": "one/model", "draft": "another/model"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_settings_are_refused_whether_the_file_or_its_parts_are_there(whole, tmp_path, change):
+    path, _ = whole
+    other = replace(SETTINGS, **change)
+    with pytest.raises(InputError, match=r"expected positions of these settings.*choose another --out"):
+        stored_logits(path, other)
+    assert stored_logits(path, SETTINGS) is not None
+    unfinished = tmp_path / "positions.npz"
+    with pytest.raises(ZeroDivisionError):
+        collect(unfinished, progress=lambda size: 1 // 0)
+    assert stored_logits(unfinished, SETTINGS) is None
+    for refused in (stored_logits, lambda path, settings: collect(path, settings)):
+        with pytest.raises(InputError, match=r"positions.parts: expected positions of these settings"):
+            refused(unfinished, other)
+
+
+def test_texts_that_end_early_are_as_short_as_they_are(tmp_path, monkeypatch):
+    original = positions.generate
+
+    def shorter(*arguments, **more):
+        output = original(*arguments, **more)
+        output.sequences = output.sequences[:, :-2]
+        return output
+
+    monkeypatch.setattr(positions, "generate", shorter)
+    found = collect(tmp_path / "positions.npz")
+    assert np.bincount(found.prompt).tolist() == [9, 8, 6]
+
+
+def test_the_digest_is_of_every_number_and_owner(whole):
+    _, found = whole
+    moved = found.draft_logits.copy()
+    moved[7, 3] += 1e-6
+    others = [replace(found, draft_logits=moved), replace(found, prompt=found.prompt[::-1]), found.first(22)]
+    assert len({found.digest, *(other.digest for other in others)}) == 4
+
+
+def test_the_first_positions_are_a_file_of_their_own(whole):
+    _, found = whole
+    few = found.first(7)
+    assert (len(few), few.prompt.tolist()) == (7, [0] * 5 + [1] * 2)
+    for count in (0, 24):
+        with pytest.raises(InputError, match=f"count: expected 1 to 23, the positions of this file; got {count}"):
+            found.first(count)
+
+
+LOGITS = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
+
+
+def test_any_file_of_logits_will_do_whatever_its_shape_and_owners(tmp_path):
+    path = tmp_path / "any.npz"
+    np.savez(path, draft_logits=LOGITS[0].reshape(2, 3, 4), target_logits=LOGITS[1].reshape(2, 3, 4), settings=3)
+    found = read_logits(path)
+    assert np.array_equal(found.target_logits, LOGITS[1])
+    assert found.prompt.tolist() == list(range(6))
+    assert found.settings is None
+    np.savez(path, draft_logits=LOGITS[0], target_logits=LOGITS[1], prompt=np.array([9, 9, 4, 4, 4, 7]))
+    assert read_logits(path).prompt.tolist() == [2, 2, 0, 0, 0, 1]
+
+
+def masked(value):
+    logits = LOGITS[0].copy()
+    logits[2] = value
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"draft": LOGITS[0], "target": LOGITS[1]},
+            "expected arrays draft_logits and target_logits, .*got draft, target",
+        ),
+        ({"draft_logits": LOGITS[0]}, "expected arrays draft_logits and target_logits, .*got draft_logits"),
+        ({"draft_logits": LOGITS[0], "target_logits": LOGITS[1][:5]}, r"equal shapes .*\(6, 4\) and \(5, 4\)"),
+        ({"draft_logits": LOGITS[0][:0], "target_logits": LOGITS[1][:0]}, "expected logits of equal shapes"),
+        ({"draft_logits": np.float32(1), "target_logits": np.float32(1)}, "expected logits of equal shapes"),
+        ({"draft_logits": masked(np.nan), "target_logits": LOGITS[1]}, "draft_logits: expected finite logits"),
+        ({"draft_logits": LOGITS[1], "target_logits": masked(-np.inf)}, "target_logits: expected at least one token"),
+        ({"draft_logits": LOGITS[0] > 0, "target_logits": LOGITS[1]}, "draft_logits: expected real numbers; got bool"),
+        (
+            {"draft_logits": LOGITS[0], "target_logits": LOGITS[1], "prompt": np.arange(5)},
+            "prompt to be 6 whole numbers",
+        ),
+        ({"draft_logits": LOGITS[0], "target_logits": LOGITS[1], "prompt": np.ones(6)}, "expected prompt to be 6"),
+    ],
+)
+def test_files_of_anything_else_are_one_line_errors(tmp_path, arrays, message):
+    path = tmp_path / "wrong.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=message) as caught:
+        read_logits(path)
+    assert "\n" not in str(caught.value)
+    result = CliRunner().invoke(app, ["map", f"--positions={path}", f"--out={tmp_path / 'out'}"])
+    assert result.exit_code == 2
+    assert re.search(message, result.output.replace("\n", " "))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stored", [None, b"", b"PK no archive", "half"])
+def test_files_that_cannot_be_read_are_one_line_errors(whole, tmp_path, stored):
+    path = tmp_path / "positions.npz"
+    if stored is not None:
+        good = whole[0].read_bytes()
+        path.write_bytes(good[: len(good) // 2] if stored == "half" else stored)
+    with pytest.raises(InputError, match="no such file" if stored is None else "npz"):
+        read_logits(path)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"positions": 0}, "count"), ({"new_tokens": 0}, "max_new_tokens")])
+def test_a_collection_of_nothing_is_refused_by_its_options_name(change, message):
+    with pytest.raises(InputError, match=f"{message}: expected at least 1; got 0"):
+        replace(SETTINGS, **change)
+
+
+def test_a_folder_that_cannot_be_made_is_a_one_line_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        collect(tmp_path / "file" / "positions.npz")
