@@ -10,7 +10,7 @@
 from solvers.certificate import Certificate
 from solvers.divergences import Divergence, f_divergence
 from solvers.errors import InputError, SolverError
-from tradeoff import conformance, rules
+from tradeoff import chains, conformance, rules
 from tradeoff.alternatives import Alternatives
 from tradeoff.conversion import Conversion, convert
 from tradeoff.outcome import Outcome, evaluate
@@ -32,6 +32,7 @@ __all__ = [
     "Rule",
     "SolverError",
     "best_residual",
+    "chains",
     "conformance",
     "convert",
     "evaluate",
