@@ -24,6 +24,8 @@ from tradeoff.chains.rejections import (
     rejection_lower_bound,
     tokens_per_call,
 )
+from tradeoff.chains.sequence import SequenceFront, SequencePoint, solve_sequence_pareto
+from tradeoff.chains.sequence_alternatives import SequenceAlternatives
 from tradeoff.chains.simulation import Simulation, simulate, simulate_autoregressive, simulate_batch
 
 __all__ = [
@@ -31,6 +33,9 @@ __all__ = [
     "MarkovChain",
     "Rejections",
     "RootOutcome",
+    "SequenceAlternatives",
+    "SequenceFront",
+    "SequencePoint",
     "Simulation",
     "TokensPerCall",
     "batch_algorithm",
@@ -44,5 +49,6 @@ __all__ = [
     "simulate",
     "simulate_autoregressive",
     "simulate_batch",
+    "solve_sequence_pareto",
     "tokens_per_call",
 ]

@@ -1,0 +1,388 @@
+"""The front of whole texts: least KL of the text at every number of expected rejections, with its policies.
+
+Position by position, the best rule at a price is a ratio clip against the target (`solve_pareto`). Over a text, what is
+emitted now decides what will be rejected later, and the best policy looks ahead: its rule in every state is a ratio
+clip against the target tilted by the cost of what follows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from solvers.arrays import ROUNDING, normalised, positive_part, safe_divide
+from solvers.certificate import Certificate
+from solvers.chain_program import LARGEST_PRICE, ChainProblem, bellman_bound, rule_at, solve_chain
+from solvers.errors import InputError
+from solvers.roots import monotone_root
+from tradeoff.chains.chain import MarkovChain, paired
+from tradeoff.chains.rejections import rejection_lower_bound
+from tradeoff.chains.sequence_alternatives import SequenceAlternatives, sequence_alternatives_at
+from tradeoff.chains.walk import walked
+from tradeoff.outcome import Outcome, outcome_of
+from tradeoff.problem import checked_numbers
+
+if TYPE_CHECKING:
+    from solvers.convex_chain_program import ChainProgram, ChainProgramSolution
+
+SequenceSolver = Literal["dynamic_programme", "cvxpy"]
+
+PRICES = tuple(np.linspace(0.0, 8.0, 17).tolist())
+"""The grid of a front whose prices were not chosen: lossless to ratios that differ e^8 = 3000 times in a state."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequencePoint:
+    """The best policy at one point of the front of whole texts.
+
+    minimise KL(text, target's text) + price * expected rejections over all policies.
+
+    Parameters
+    ----------
+    problem
+        The two chains as arrays.
+    price
+        Nats per expected rejection.
+    step_kl, step_rejections
+        What every step adds to the KL of the text (nats) and to its expected rejections, `[T]`.
+    state_laws
+        Law of the state before each step and after the last under this policy, `[T + 1, states]`.
+    values
+        Least KL + price * rejections of the rest of the text, by step and state, `[T + 1, states]`.
+    floor
+        Least ratio c of output to tilted target, by step and state, `[T, states]`: multipliers that prove the point.
+    solved_by
+        "dynamic programme", or the numerical solver, its version and how it ended.
+    """
+
+    problem: ChainProblem
+    price: float
+    step_kl: np.ndarray
+    step_rejections: np.ndarray
+    state_laws: np.ndarray
+    values: np.ndarray
+    floor: np.ndarray
+    solved_by: str
+    _rule: "Callable[[int], tuple[np.ndarray, np.ndarray]]"
+
+    @property
+    def kl(self) -> float:
+        """KL(text, target's text), nats, given the prompt."""
+        return float(self.step_kl.sum())
+
+    @property
+    def rejections(self) -> float:
+        """Expected rejections over the text."""
+        return float(self.step_rejections.sum())
+
+    @property
+    def objective(self) -> float:
+        """KL + price * expected rejections, nats."""
+        return self.kl + self.price * self.rejections
+
+    def policy(self, step: int) -> Outcome:
+        """The rule of a step in every state, with its acceptance, residual and output law `[states, tokens]`.
+
+        It is made when asked for, from row quantities: a policy of T laws is never held in memory.
+
+        Raises
+        ------
+        InputError
+            A step outside 0 .. T - 1.
+        """
+        if not 0 <= step < self.problem.horizon:
+            raise InputError(f"step: expected 0 to {self.problem.horizon - 1}; got {step}")
+        draft, target = self.problem.laws(step)
+        return outcome_of(draft, target, *self._rule(step), target)
+
+    def output_chain(self) -> MarkovChain:
+        """The law of the text that the policy writes: a chain that changes with time, `[T, states, tokens]`."""
+        laws = np.stack([self.policy(step).output_law for step in range(self.problem.horizon)])
+        return MarkovChain(transitions=laws, initial=self.problem.initial)
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """Proof that no policy with as few expected rejections has less KL than `bound`, looking ahead or not.
+
+        The value is that of the rules `policy` hands out, followed from the prompt on; the bound comes from a Bellman
+        inequality in which nothing is solved for (`solvers.chain_program.bellman_bound`).
+        """
+        broken = []
+
+        def checked(step: int) -> Outcome:  # one step's laws at a time
+            outcome = self.policy(step)
+            broken.append(_broken(outcome.acceptance, outcome.residual))
+            return outcome
+
+        walk = walked(self.problem, checked)
+        rejections = float(walk.step_rejections.sum())
+        bound = bellman_bound(self.problem, self.floor, self.price) - self.price * rejections
+        return Certificate(
+            value=np.asarray(walk.step_kl.sum()),
+            bound=np.asarray(max(bound, 0.0)),
+            price=np.asarray(self.price),
+            infeasibility=np.asarray(max(broken)),
+            unique=np.asarray(True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceFront:
+    """Least KL of the text as a function of its expected rejections.
+
+    Parameters
+    ----------
+    draft, target
+        The chains.
+    horizon
+        Tokens of the text.
+    solver
+        As given to `solve_sequence_pareto`.
+    points
+        The solved grid, one point to a price, in the order of the prices.
+    """
+
+    draft: MarkovChain
+    target: MarkovChain
+    horizon: int
+    solver: SequenceSolver
+    points: tuple[SequencePoint, ...]
+    _problem: ChainProblem
+    _program: "ChainProgram | None"
+
+    @property
+    def price(self) -> np.ndarray:
+        """Nats per expected rejection, `[points]`."""
+        return np.array([point.price for point in self.points])
+
+    @property
+    def kl(self) -> np.ndarray:
+        """KL of the text, nats, `[points]`."""
+        return np.array([point.kl for point in self.points])
+
+    @property
+    def rejections(self) -> np.ndarray:
+        """Expected rejections over the text, `[points]`."""
+        return np.array([point.rejections for point in self.points])
+
+    @cached_property
+    def lossless_rejections(self) -> float:
+        """Expected rejections of lossless decoding, the right end of the front (Theorem 1)."""
+        return rejection_lower_bound(self.draft, self.target, horizon=self.horizon)
+
+    def at(self, *, rejections: Any = None, price: Any = None) -> SequencePoint:
+        """Solve the front at one of two questions: exact, not interpolated.
+
+        Parameters
+        ----------
+        rejections
+            "What is the least KL of the text at this number of expected rejections?" At least 0; from
+            `lossless_rejections` on there is nothing left to buy and the answer is lossless.
+        price
+            "What if a rejection costs this many nats?" At least 0, which is lossless; prices above
+            `solvers.chain_program.LARGEST_PRICE`, infinity among them, count as that price, which leads to the least
+            expected rejections of finite KL.
+
+        Raises
+        ------
+        InputError
+            None or both of the two, one out of its range, fewer rejections than any policy of finite KL has.
+        SolverError
+            `solver="cvxpy"` did not converge.
+
+        Notes
+        -----
+        Rejections are a continuous function of the price, since the best text law at a price is unique: every number
+        of rejections has a price, and no mixture of policies is ever needed. Where the front has a kink, a range of
+        prices leads to the same policy, and one of them is returned. docs/theory.md T9.
+        """
+        if (rejections is None) == (price is None):
+            raise InputError("at: expected exactly one of rejections= and price=")
+        if price is not None:
+            return _at_price(self._problem, self._program, _number(price, "price"))
+        return self._at_rejections(_number(rejections, "rejections"))
+
+    def alternatives(self, *, rejections: float) -> SequenceAlternatives:
+        """What rules that do not look ahead give away at the same expected rejections.
+
+        Parameters
+        ----------
+        rejections
+            As in `at`.
+
+        Raises
+        ------
+        InputError, SolverError
+            As in `at`.
+        """
+        point = self.at(rejections=rejections)
+        return sequence_alternatives_at(self._problem, point.rejections, point.kl)
+
+    def to_dict(self) -> dict[str, list]:
+        """The grid as columns, one entry per point: `pandas.DataFrame(front.to_dict())`."""
+        return {name: getattr(self, name).tolist() for name in ("price", "rejections", "kl")}
+
+    def _at_rejections(self, wanted: float) -> SequencePoint:
+        if wanted >= self.lossless_rejections:
+            return _at_price(self._problem, self._program, 0.0)
+        if self._program is not None:
+            return _convex_point(self._problem, self._program.at_rejections(wanted))
+        cheapest = _at_price(self._problem, None, LARGEST_PRICE)
+        if wanted < cheapest.rejections - ROUNDING:
+            raise InputError(
+                f"rejections: expected at least {cheapest.rejections:.6g}, the fewest that keep the text on the "
+                f"target's support; got {wanted:.6g}"
+            )
+        if wanted <= cheapest.rejections + ROUNDING:
+            return cheapest
+
+        def saved(price: np.ndarray) -> np.ndarray:
+            return np.asarray(wanted - _at_price(self._problem, None, float(price)).rejections)
+
+        start = np.asarray(1.0)
+        price = monotone_root(
+            saved,
+            low=np.asarray(0.0),
+            high=np.asarray(LARGEST_PRICE),
+            known=(start, saved(start)),
+            slope=self.lossless_rejections / 4,
+            step=1e-9,
+        ).value
+        return _at_price(self._problem, None, float(price))
+
+
+def solve_sequence_pareto(
+    draft: MarkovChain,
+    target: MarkovChain,
+    *,
+    horizon: int | None = None,
+    price: Any = None,
+    solver: SequenceSolver = "dynamic_programme",
+) -> SequenceFront:
+    """Find the least KL of the whole text at every number of expected rejections, over policies that may look ahead.
+
+    minimise KL(text, target's text) + price * expected rejections, exactly, by a dynamic programme whose steps are
+    ratio clips against a tilted target. A policy may depend on the whole text so far; the best one depends on the state
+    and the step. As in the paper one drafted token is judged per step, and there are no bonus tokens.
+
+    Parameters
+    ----------
+    draft, target
+        Chains of one order over the same tokens, with the same law of the prompt.
+    horizon
+        Tokens T of the text; by default as many as the chains have laws for.
+    price
+        The grid: one price or several, nats per rejection, as in `SequenceFront.at`; by default 17 from 0 to 8.
+    solver
+        "dynamic_programme" (exact; seconds for 1000 states, 1000 tokens, 100 steps), or "cvxpy" (one convex program
+        over occupation masses, for small chains).
+
+    Returns
+    -------
+    SequenceFront
+        Query it with `.at(rejections=)` or `.at(price=)`.
+
+    Raises
+    ------
+    InputError
+        Arguments that cannot be used.
+    SolverError
+        `solver="cvxpy"` did not converge.
+
+    Notes
+    -----
+    The problem Yin et al., arXiv 2411.00841, leave open in Remark 6. docs/theory.md T9.
+    """
+    pair = paired(draft, target, horizon)
+    if solver not in ("dynamic_programme", "cvxpy"):
+        raise InputError(f"solver: expected 'dynamic_programme' or 'cvxpy'; got {solver!r}")
+    wanted = PRICES if price is None else price
+    prices = list(wanted) if isinstance(wanted, Sequence) or getattr(wanted, "ndim", 0) else [wanted]
+    if not prices:
+        raise InputError("price: expected at least one value; got none; leave it out for the whole front")
+    prices = [_number(each, "price") for each in prices]
+    problem = ChainProblem(
+        draft=draft.transitions,
+        target=target.transitions,
+        successors=target.successors,
+        initial=pair.initial,
+        horizon=pair.horizon,
+    )
+    program = None
+    if solver == "cvxpy":
+        from solvers.convex_chain_program import ChainProgram  # cvxpy loads on use
+
+        program = ChainProgram(problem)
+    return SequenceFront(
+        draft=draft,
+        target=target,
+        horizon=pair.horizon,
+        solver=solver,
+        points=tuple(_at_price(problem, program, each) for each in prices),
+        _problem=problem,
+        _program=program,
+    )
+
+
+def _number(value: Any, name: str) -> float:
+    return float(checked_numbers(value, name, np.zeros(())))
+
+
+def _at_price(problem: ChainProblem, program: "ChainProgram | None", price: float) -> SequencePoint:
+    price = min(price, LARGEST_PRICE)
+    if program is not None:
+        return _convex_point(problem, program.at_price(price))
+    solution = solve_chain(problem, price)
+
+    def rule(step: int) -> tuple[np.ndarray, np.ndarray]:
+        clip = rule_at(problem, solution, step)
+        return clip.acceptance, clip.residual
+
+    return SequencePoint(
+        problem=problem,
+        price=price,
+        step_kl=np.sum(solution.state_laws[:-1] * solution.kl, axis=-1),
+        step_rejections=np.sum(solution.state_laws[:-1] * solution.rejection, axis=-1),
+        state_laws=solution.state_laws,
+        values=solution.values,
+        floor=solution.floor,
+        solved_by="dynamic programme",
+        _rule=rule,
+    )
+
+
+def _convex_point(problem: ChainProblem, solution: "ChainProgramSolution") -> SequencePoint:
+    rule = partial(_rule_of_masses, problem, solution.masses)
+    walk = walked(problem, lambda step: outcome_of(*problem.laws(step), *rule(step), problem.laws(step)[1]))
+    price = min(max(solution.price, 0.0), LARGEST_PRICE)
+    # the multipliers only have to prove the answer
+    multipliers = solve_chain(problem, price)
+    return SequencePoint(
+        problem=problem,
+        price=price,
+        step_kl=walk.step_kl,
+        step_rejections=walk.step_rejections,
+        state_laws=walk.state_laws,
+        values=multipliers.values,
+        floor=multipliers.floor,
+        solved_by=f"{solution.solver}: {solution.status.meaning}",
+        _rule=rule,
+    )
+
+
+def _rule_of_masses(problem: ChainProblem, masses: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Acceptance and residual of a step from occupation masses; lossless in a state that no text gets to."""
+    draft, target = problem.laws(step)
+    law = normalised(masses[step], target)
+    acceptance = safe_divide(np.minimum(law, draft), draft, 1.0)
+    return acceptance, normalised(positive_part(law - draft), target)
+
+
+def _broken(acceptance: np.ndarray, residual: Any) -> float:
+    """By how much a rule is none; infinite where it is not even numbers."""
+    if not (np.isfinite(acceptance).all() and np.isfinite(residual).all()):
+        return float("inf")
+    worst = max(-acceptance.min(), acceptance.max() - 1.0, -residual.min(), np.abs(residual.sum(axis=-1) - 1.0).max())
+    return max(float(worst), 0.0)
