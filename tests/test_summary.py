@@ -89,6 +89,17 @@ def test_the_ratio_is_taken_at_the_rules_own_rejection():
     assert opt.kl_over_best.high == pytest.approx(3 / (1 - 2 * 0.2))
 
 
+def test_where_the_tangent_is_below_zero_the_ratio_has_no_upper_end():
+    # on resamples of the first prompt alone the line is at 1 - 2 * 0.6 < 0
+    rule = cell("DecodingOPT", kl=(3.0, 1.0), rejection=(0.9, 0.1))
+    best = cell("CommonPrice", kl=(1.0, 1.0), rejection=(0.3, 0.3))
+    opt, _ = summarise([row(each, i) for each in (rule, best) for i in range(2)], [rule, best], prompts=2, seed=0)
+    assert opt.kl_over_best is not None
+    assert opt.kl_over_best.value == pytest.approx(4 / (2 - 2 * 0.4))
+    assert opt.kl_over_best.low == pytest.approx(1 / (1 + 2 * 0.2))
+    assert opt.kl_over_best.high == np.inf
+
+
 def test_a_prompt_is_won_by_more_than_half_of_all_pairs():
     scores = {
         # prompt: (OPT's texts, the other's texts); wins of OPT among the pairs

@@ -77,8 +77,9 @@ class Bootstrap:
 
 def _estimate(value: float, resampled: np.ndarray) -> Estimate:
     tail = (1 - COVERAGE) / 2
-    known = resampled[np.isfinite(resampled)]
-    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+    known = resampled[~np.isnan(resampled)]
+    with np.errstate(invalid="ignore"):  # between two infinite resamples
+        low, high = np.nan_to_num(np.quantile(known, [tail, 1 - tail]), nan=np.inf) if len(known) else (np.nan, np.nan)
     return Estimate(value=value, low=float(low), high=float(high))
 
 
@@ -126,10 +127,11 @@ def _over_best(rule: Calibration, best: Calibration, bootstrap: Bootstrap) -> Es
 
     The two reject equally often on all prompts together, not on a resample of them; the front's slope, minus the
     price, takes the common price's KL to the rule's rejection. No rule is below that line (T4), so no resample
-    of the ratio is below 1.
+    of the ratio is below 1; where the line itself is below zero it bounds nothing, and the ratio counts as infinite.
     """
     slack = best.rejection_by_prompt - rule.rejection_by_prompt
-    return _estimate(*bootstrap.ratio(rule.kl_by_prompt, best.kl_by_prompt + best.knob["price"] * slack))
+    value, resampled = bootstrap.ratio(rule.kl_by_prompt, best.kl_by_prompt + best.knob["price"] * slack)
+    return _estimate(value, np.where(resampled < 0, np.inf, resampled))
 
 
 def _win_rate(
