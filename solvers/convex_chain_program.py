@@ -16,7 +16,7 @@ from scipy import sparse
 
 from solvers.arrays import mass, positive_part
 from solvers.chain_program import ChainProblem
-from solvers.convex_program import _solve, _solver_name
+from solvers.convex_program import run_solver, solver_name
 from solvers.divergences import DIVERGENCES
 from solvers.errors import InputError, SolverError, Status
 
@@ -114,7 +114,7 @@ class ChainProgram:
         if not 0 <= number < math.inf:
             raise InputError(f"at_{question}: expected a finite number, not negative; got {number}")
         self._number.value = float(number)
-        return _solve(program, self._kl)
+        return run_solver(program, self._kl)
 
     def _solution(self, price: float, status: Status) -> ChainProgramSolution:
         masses = np.stack([each.restored() for each in self._steps])
@@ -128,14 +128,14 @@ class ChainProgram:
             positive_part(here * law[0] - each).sum() for each, here, law in zip(masses, occupied, laws, strict=True)
         )
         if not math.isfinite(kl + rejections):
-            raise SolverError(_solver_name(), Status.FAILED, "its masses are not numbers")
+            raise SolverError(solver_name(), Status.FAILED, "its masses are not numbers")
         return ChainProgramSolution(
             kl=float(kl),
             rejections=float(rejections),
             masses=masses,
             price=price,
             status=status,
-            solver=_solver_name(),
+            solver=solver_name(),
         )
 
 

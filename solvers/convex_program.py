@@ -114,16 +114,16 @@ def solve_residual(
         The solver did not reach an optimum, or a divergence that is infinite off the target's support meets
         accepted mass there.
     """
-    laws = _Laws(draft, target, divergence)
+    laws = ProgramLaws(draft, target, divergence)
     accepted = laws.flat(acceptance * draft)
     left_out = float((acceptance * draft)[~laws.known].sum())
     if left_out > 0:
-        raise SolverError(_solver_name(), Status.INFEASIBLE, f"accepted mass {left_out:.3g} off the target's support")
+        raise SolverError(solver_name(), Status.INFEASIBLE, f"accepted mass {left_out:.3g} off the target's support")
     residual = cp.Variable(accepted.shape[0], nonneg=True)
     wanted = np.maximum(laws.weights - laws.row_sums @ accepted, 0.0)
     least = laws.divergence(accepted + residual)
     sums: Any = laws.row_sums @ residual == wanted
-    status = _solve(cp.Problem(cp.Minimize(least), [sums]), least)
+    status = run_solver(cp.Problem(cp.Minimize(least), [sums]), least)
     return laws.solution(accepted, residual.value, math.nan, status)
 
 
@@ -161,7 +161,7 @@ class JointProgram:
         *,
         weights: np.ndarray | Sequence[float] | None = None,
     ) -> None:
-        self._laws = laws = _Laws(draft, target, divergence, weights)
+        self._laws = laws = ProgramLaws(draft, target, divergence, weights)
         self._accepted, self._residual = (cp.Variable(laws.draft.shape[0], nonneg=True) for _ in range(2))
         output = self._accepted + self._residual
         self._divergence = laws.divergence(output)
@@ -236,7 +236,7 @@ class JointProgram:
             self._questions[question] = (*self._problem(question, parameter), parameter)
         problem, budget, parameter = self._questions[question]
         parameter.value = float(number)
-        status = _solve(problem, self._divergence)
+        status = run_solver(problem, self._divergence)
         return status, math.nan if budget is None else float(np.asarray(budget.dual_value).item())
 
     def _problem(self, question: str, number: cp.Parameter) -> tuple[cp.Problem, Any]:
@@ -249,7 +249,7 @@ class JointProgram:
         return cp.Problem(cp.Minimize(least), [*self._feasible, budget]), budget
 
 
-class _Laws:
+class ProgramLaws:
     """Rows of two laws as one vector of the tokens that may have output mass, scaled by the rows' weights."""
 
     def __init__(
@@ -298,7 +298,7 @@ class _Laws:
         rejection = np.atleast_1d(masses[1].sum(axis=-1))
         numbers = [float((self.weights * rows).mean()) for rows in (value, rejection)]
         if not np.isfinite(numbers).all():
-            raise SolverError(_solver_name(), Status.FAILED, "its masses are not numbers")
+            raise SolverError(solver_name(), Status.FAILED, "its masses are not numbers")
         return ProgramSolution(
             value=numbers[0],
             rejection=numbers[1],
@@ -306,7 +306,7 @@ class _Laws:
             residual=masses[1],
             price=price,
             status=status,
-            solver=_solver_name(),
+            solver=solver_name(),
         )
 
     def _restored(self, values: Any) -> np.ndarray:
@@ -322,11 +322,12 @@ def _normalised_weights(weights: np.ndarray | Sequence[float] | None, rows: int)
     return given / given.mean()
 
 
-def _solver_name() -> str:
+def solver_name() -> str:
+    """Name of the numerical solver, with its version."""
     return f"{SOLVER} {version('clarabel')}"
 
 
-def _solve(problem: cp.Problem, divergence: Any) -> Status:
+def run_solver(problem: cp.Problem, divergence: Any) -> Status:
     """Solve with the first settings that reach an optimum to full tolerance, else with the best of them."""
     inaccurate = None
     status, detail = Status.FAILED, ""
@@ -339,7 +340,7 @@ def _solve(problem: cp.Problem, divergence: Any) -> Status:
     if status in (Status.OPTIMAL, Status.INACCURATE):
         return status
     if inaccurate is None:
-        raise SolverError(_solver_name(), status, detail)
+        raise SolverError(solver_name(), status, detail)
     status, _ = _attempt(problem, inaccurate)  # the variables hold what the last attempt left
     return status
 

@@ -13,6 +13,7 @@ from solvers.errors import InputError, SolverError
 from tradeoff import chains, conformance, rules
 from tradeoff.alternatives import Alternatives
 from tradeoff.conversion import Conversion, convert
+from tradeoff.multi_draft_front import solve_multi_draft_pareto
 from tradeoff.outcome import Outcome, evaluate
 from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
 from tradeoff.positions import Positions
@@ -38,5 +39,6 @@ __all__ = [
     "evaluate",
     "f_divergence",
     "rules",
+    "solve_multi_draft_pareto",
     "solve_pareto",
 ]

@@ -112,10 +112,9 @@ def evaluate_drafts(
     p, q = to_numpy(problem.draft), to_numpy(problem.target)
     if p.ndim != 1:
         raise InputError(f"laws: expected one pair of laws [vocab]; got shape {p.shape}; evaluate the rows one by one")
-    if not isinstance(drafts, int | np.integer) or drafts < 1:
-        raise InputError(f"drafts: expected a whole number of candidates, at least 1; got {drafts!r}")
+    drafts = checked_drafts(drafts)
     output, rejection, total = np.zeros_like(p), 0.0, 0.0
-    for count, (tokens, probability) in enumerate(rule.candidates(p, int(drafts)), start=1):
+    for count, (tokens, probability) in enumerate(rule.candidates(p, drafts), start=1):
         if count > MOST_CANDIDATES:
             raise InputError(
                 f"{rule!r}: expected at most {MOST_CANDIDATES} tuples of candidates; got more from {p.size} tokens and "
@@ -128,7 +127,20 @@ def evaluate_drafts(
         total += probability
     if not abs(total - 1.0) <= SUM_TOLERANCE:
         raise InputError(f"{rule!r}: expected candidates whose probabilities sum to 1; got {total:.6g}")
-    return MultiDraftOutcome(draft=p, target=q, drafts=int(drafts), rejection=rejection, output_law=output)
+    return MultiDraftOutcome(draft=p, target=q, drafts=drafts, rejection=rejection, output_law=output)
+
+
+def checked_drafts(drafts: int) -> int:
+    """Check a number of candidates.
+
+    Raises
+    ------
+    InputError
+        Not a whole number, or below 1.
+    """
+    if not isinstance(drafts, int | np.integer) or drafts < 1:
+        raise InputError(f"drafts: expected a whole number of candidates, at least 1; got {drafts!r}")
+    return int(drafts)
 
 
 def _check_selection(
