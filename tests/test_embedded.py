@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tolerances import assert_at_most
 
 import decoding
 from decoding import embedded
 from decoding.evaluation.positions import collect_positions
 from decoding.evaluation.prompts import read_prompts
+from tradeoff.rules.registry import families
 
 ROOT = Path(__file__).parent.parent
 METRICS = json.loads((Path(embedded.__file__).parent / "metrics.json").read_text())
@@ -22,6 +24,12 @@ METRICS = json.loads((Path(embedded.__file__).parent / "metrics.json").read_text
 @pytest.fixture(scope="module")
 def pair():
     return decoding.load_pair()
+
+
+@pytest.fixture(scope="module")
+def positions(pair):
+    prompts = [pair.tokenizer(text, return_tensors="pt").input_ids for text in read_prompts(embedded.PROMPTS)[:8]]
+    return collect_positions(pair, prompts, new_tokens=12, limit=64, seed=7)
 
 
 def test_the_pair_is_small_and_of_one_family(pair):
@@ -69,3 +77,12 @@ def test_the_wheel_ships_three_packages_with_the_pair_and_nothing_else(tmp_path)
     assert "decoding/embedded/target/model.safetensors" in names
     assert "decoding/embedded/draft/model.safetensors" in names
     assert not [name for name in names if "__pycache__" in name]
+
+
+@pytest.mark.parametrize("family", [each for each in families() if not each.info.needs], ids=lambda family: family.spec)
+def test_no_rule_is_below_the_front_at_real_positions(positions, family):
+    for dial in (0.25, 0.6):
+        outcome = next(positions.chunks()).outcome(family.at(family.knob.value(dial)))
+        for divergence in ("tv", "kl", "reverse_kl", "js"):
+            assert_at_most(0.0, outcome.excess(divergence), "divergence")
+        assert_at_most(0.0, outcome.gap, "mass of a large vocabulary")

@@ -54,8 +54,20 @@ class TopKGate:
         return normalised(positive_part(self.acceptance(draft, target) - draft), target)
 
 
+class _GreedyReplacement:
+    """What rules share whose text is greedy wherever the draft is not kept."""
+
+    def residual(self, draft: Array, target: Array) -> Array:
+        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
+        return greedy_law(target)
+
+    def bonus(self, draft: Array, target: Array) -> Array:
+        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
+        return greedy_law(target)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Typical:
+class Typical(_GreedyReplacement):
     """Typical acceptance: b = 1[target(x) > min(threshold, alpha exp(-H))], replacement and bonus argmax target.
 
     H = -sum target log(target + 1e-5). Nearly greedy, hence far off the front at any speed; with a sampled draft it
@@ -91,17 +103,9 @@ class Typical:
         limit = xp.clip(alpha * xp.exp(-entropy), None, self.threshold)
         return indicator(target > limit, target)
 
-    def residual(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
-
-    def bonus(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRTRelaxed:
+class TensorRTRelaxed(_GreedyReplacement):
     """TensorRT-LLM's relaxed acceptance: b = 1[x in the top k and target(x) >= max target - delta], else argmax.
 
     Replacement and bonus are the target's argmax. Published with a greedy draft; evaluate it with a one-hot draft law
@@ -131,14 +135,6 @@ class TensorRTRelaxed:
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return 1 on the candidates, else 0, `[..., vocab]`."""
         return indicator(best_tokens(target, self.top_k) & (target >= highest(target) - self.delta), target)
-
-    def residual(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
-
-    def bonus(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
 
     def with_logits(self, draft_logits: Array | None, target_logits: Array | None) -> Rule:
         """The same rule reading softmax(target_logits) in place of the target law."""
@@ -182,7 +178,7 @@ class SGLang:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiLD:
+class BiLD(_GreedyReplacement):
     """Big little decoder: accept while -log target(x) <= rollback, else replace by the target's argmax.
 
     Published with a greedy draft; evaluate it with a one-hot draft law for that. Off the TV front. Its fallback
@@ -209,21 +205,13 @@ class BiLD:
         # beyond 745 nats the exponential is 0, and a token without mass is infinitely far
         return indicator((target >= math.exp(-self.rollback)) & (target > 0), target)
 
-    def residual(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
-
-    def bonus(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
-
     def with_logits(self, draft_logits: Array | None, target_logits: Array | None) -> Rule:
         """The same rule reading softmax(target_logits) in place of the target law."""
         return _reading_raw(self, target_logits)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MARS:
+class MARS(_GreedyReplacement):
     """Accept the target's best token, and its second best if the ratio of their raw logits exceeds theta.
 
     Replacement and bonus are the target's argmax. A ratio of logits changes when a constant is added to all of them,
@@ -248,14 +236,6 @@ class MARS:
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Refused: laws do not determine raw logits."""
         raise _needs_logits("MARS", "target_logits=")
-
-    def residual(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
-
-    def bonus(self, draft: Array, target: Array) -> Array:
-        """Return the point mass on the target's likeliest token, `[..., vocab]`."""
-        return greedy_law(target)
 
     def with_logits(self, draft_logits: Array | None, target_logits: Array | None) -> Rule:
         """The rule at positions with these logits, `[..., vocab]`."""
