@@ -39,7 +39,7 @@ class Outcome:
     target: Array
     sampled_draft: Array
     acceptance: Array
-    residual: "Array | ResidualKernel"
+    residual: Array
     rejection: Array
     output_law: Array
     bonus_law: Array
