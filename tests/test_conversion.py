@@ -202,3 +202,9 @@ def test_at_equal_rejection_the_common_ceiling_is_never_worse_than_what_it_was_c
         clip = convert(rule, to="ratio_clip", at=(DRAFT, TARGET)).rule
         assert isinstance(clip, RatioClip)
         assert plain_mean(clip, "kl") < plain_mean(rule, "kl")
+
+
+def test_a_mean_that_rises_and_falls_is_met_between_the_ends():
+    setting = set_knob(family_from("ensemble"), lambda rule: rule.target_weight * (1 - rule.target_weight), 0.2)
+    # the first of the two, from the strict end
+    assert_close(setting.value, (1 + 0.2**0.5) / 2, "search")

@@ -13,7 +13,7 @@ from laws import law_pairs, tv
 from tolerances import assert_at_most, assert_close, assert_law
 
 from solvers.divergences import DIVERGENCES
-from tradeoff import InputError, evaluate
+from tradeoff import InputError, evaluate, solve_pareto
 from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
 
 GOOD = np.array([0.2, 0.3, 0.5])
@@ -203,3 +203,26 @@ def test_a_residual_that_forgets_the_batch_is_an_input_error():
     batch = np.stack([GOOD, GOOD])
     with pytest.raises(InputError, match="expected a residual"):
         evaluate(Given(np.full((2, 3), 0.5), LAW), batch, batch)
+
+
+def test_the_optimum_is_on_the_front_of_the_law_that_was_sampled():
+    claimed, sampled, target = np.random.default_rng(3).dirichlet(np.full(8, 0.5), size=3)
+    outcome = evaluate(DecodingOPT(epsilon=0.05), claimed, target, sampled_draft=sampled)
+    for name in ("kl", "reverse_kl", "chi2"):
+        best = solve_pareto(sampled, target, divergence=name).at(rejection=float(outcome.rejection)).divergence
+        assert_close(outcome.optimum(name), best, "divergence")
+        assert_close(outcome.excess(name), outcome.divergence(name) - best, "divergence")
+        told = solve_pareto(claimed, target, divergence=name).at(rejection=float(outcome.rejection)).divergence
+        assert abs(told - best) > 1e-3
+
+
+def test_the_columns_of_an_outcome_are_its_properties():
+    laws = np.random.default_rng(4).dirichlet(np.full(5, 0.5), size=(2, 3))
+    outcome = evaluate(DecodingUNO(epsilon=0.05), *laws)
+    columns = outcome.to_dict()
+    assert {len(column) for column in columns.values()} == {3}
+    assert columns["gap"] == outcome.gap.tolist()
+    assert columns["leak"] == outcome.leak.tolist()
+    for name in DIVERGENCES:
+        assert columns[name] == outcome.divergence(name).tolist()
+        assert columns[f"{name}_excess"] == outcome.excess(name).tolist()
