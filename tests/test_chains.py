@@ -19,6 +19,7 @@ from tradeoff import InputError, evaluate
 from tradeoff.blocks import TokenByToken, joint_law
 from tradeoff.chains import (
     MarkovChain,
+    batch_expected_rejections,
     expected_rejections,
     output_chain,
     published_chains,
@@ -347,3 +348,11 @@ def test_chains_load_neither_torch_nor_scipy():
         "import sys, tradeoff.chains; print([m for m in ('torch', 'scipy', 'cvxpy', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_answers_are_numbers_as_well_and_scripts_may_name_the_horizon_or_not():
+    draft, target = published_chains(horizon=50)
+    found = expected_rejections(draft, target, None, 20)
+    assert float(found) == found.mean == expected_rejections(draft, target, horizon=20).mean
+    batch = batch_expected_rejections(draft, target, 3, 20)
+    assert float(batch) == batch.mean < float(found)

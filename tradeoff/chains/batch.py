@@ -48,8 +48,11 @@ class BatchRejections:
 
     @property
     def mean(self) -> float:
-        """Expected rejections over the text, E[N]."""
+        """Expected rejections over the text, E[N]; `float()` gives it too."""
         return float(self.per_step.sum())
+
+    def __float__(self) -> float:
+        return self.mean
 
     @property
     def acceleration(self) -> float:
@@ -60,9 +63,9 @@ class BatchRejections:
 def batch_expected_rejections(
     draft: MarkovChain,
     target: MarkovChain,
-    *,
     drafts: float,
     horizon: int | None = None,
+    *,
     first_root: float = 1.0,
 ) -> BatchRejections:
     """Compute the expected rejections of batch speculative decoding (Theorem 3).

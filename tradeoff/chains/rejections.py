@@ -37,8 +37,11 @@ class Rejections:
 
     @property
     def mean(self) -> float:
-        """Expected rejections over the text, E[N]."""
+        """Expected rejections over the text, E[N]; `float()` gives it too."""
         return float(self.per_step.sum())
+
+    def __float__(self) -> float:
+        return self.mean
 
     @property
     def standard_deviation(self) -> float:
@@ -57,7 +60,7 @@ def acceleration(horizon: int, rejections: float) -> float:
 
 
 def expected_rejections(
-    draft: MarkovChain, target: MarkovChain, rule: Rule | None = None, *, horizon: int | None = None
+    draft: MarkovChain, target: MarkovChain, rule: Rule | None = None, horizon: int | None = None
 ) -> Rejections:
     """Compute the expected number of rejections of Algorithm 2 with any rule, and its variance (Theorem 1).
 

@@ -256,9 +256,9 @@ class SequenceFront:
 def solve_sequence_pareto(
     draft: MarkovChain,
     target: MarkovChain,
-    *,
     horizon: int | None = None,
     price: Any = None,
+    *,
     solver: SequenceSolver = "dynamic_programme",
 ) -> SequenceFront:
     """Find the least KL of the whole text at every number of expected rejections, over policies that may look ahead.
