@@ -244,3 +244,12 @@ def test_scales_meet_in_the_middle_where_they_say():
 def test_a_family_without_a_free_knob_is_an_error_where_the_knob_is_asked_for(spec, message):
     with pytest.raises(InputError, match=message):
         _ = family_from(spec).knob
+
+
+def test_defaults_are_the_parameters_that_may_be_left_out():
+    for info in available():
+        assert info.defaults.keys() <= info.parameters.keys()
+    known = {info.name: info.defaults for info in available()}
+    assert known["tensorrt_relaxed"] == {"top_k": 1, "delta": 0.0}
+    assert known["lenience"] == {}
+    assert known["cactus"] == {"exact": False}

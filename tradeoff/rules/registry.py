@@ -91,6 +91,11 @@ class RuleInfo:
         return {name: each.default for name, each in inspect.signature(self.rule).parameters.items()}
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters that have a default, with it."""
+        return {name: value for name, value in self.parameters.items() if value is not inspect.Parameter.empty}
+
+    @property
     def summary(self) -> str:
         """First line of the rule's docstring."""
         return (inspect.getdoc(self.rule) or "").splitlines()[0]
@@ -281,11 +286,8 @@ def from_spec(spec: str) -> Any:
             f"{spec}: expected {' and '.join(data)}, which no text can hold; build "
             f"tradeoff.rules.{family.info.rule.__name__}({data[0]}=...) in Python"
         )
-    missing = [
-        name
-        for name, default in family.info.parameters.items()
-        if default is inspect.Parameter.empty and name not in family.fixed
-    ]
+    known = {**family.info.defaults, **family.fixed}
+    missing = [name for name in family.info.parameters if name not in known]
     if missing:
         raise InputError(f"{spec}: expected a value for {' and '.join(missing)}, as in {_example(family.info)}")
     return family.info.rule(**family.fixed)
@@ -347,6 +349,6 @@ def _value(info: RuleInfo, key: str, text: str) -> Any:
 
 
 def _example(info: RuleInfo) -> str:
-    shown = [name for name, default in info.parameters.items() if default is inspect.Parameter.empty]
+    shown = [name for name in info.parameters if name not in info.defaults]
     shown = shown or list(info.parameters)[:1]
     return f"{info.name}:{','.join(f'{name}=...' for name in shown)}" if shown else info.name
