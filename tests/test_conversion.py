@@ -205,6 +205,9 @@ def test_at_equal_rejection_the_common_ceiling_is_never_worse_than_what_it_was_c
 
 
 def test_a_mean_that_rises_and_falls_is_met_between_the_ends():
-    setting = set_knob(family_from("ensemble"), lambda rule: rule.target_weight * (1 - rule.target_weight), 0.2)
+    def measured(rule):
+        return rule.target_weight * (1 - rule.target_weight)
+
+    setting = set_knob(family_from("ensemble"), measured, 0.2)
     # the first of the two, from the strict end
     assert_close(setting.value, (1 + 0.2**0.5) / 2, "search")
