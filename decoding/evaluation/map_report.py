@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import isotonic_regression
@@ -19,6 +18,7 @@ from scipy.optimize import isotonic_regression
 from decoding.evaluation.map_front import MapFront
 from decoding.evaluation.map_options import MapSettings, Row
 from decoding.evaluation.position_file import replace_file
+from decoding.evaluation.report import empty_table
 from decoding.evaluation.rule_map import RANKED
 from solvers.divergences import DIVERGENCES as MEASURES
 
@@ -167,15 +167,8 @@ def _columns(ranking: Ranking) -> dict[str, list[str]]:
 
 def _drawn(columns: dict[str, list[str]], ranking: Ranking, settings: MapSettings, left_out: Sequence[str]) -> Table:
     caption = f"Left out of this narrow terminal, but in the rows: {', '.join(left_out)}." if left_out else None
-    drawn = Table(
-        title=f"{settings.source}, {settings.positions} positions: mean rejection {ranking.requested:g}",
-        caption=caption,
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for name in columns:
-        drawn.add_column(name, justify="left" if name in ("rule", "knob") else "right", no_wrap=True)
+    title = f"{settings.source}, {settings.positions} positions: mean rejection {ranking.requested:g}"
+    drawn = empty_table(columns, title, caption)
     for index, cells in enumerate(zip(*columns.values(), strict=True)):
         drawn.add_row(*cells, end_section=index == len(ranking.ranked) - 1)
     return drawn

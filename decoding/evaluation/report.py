@@ -1,7 +1,7 @@
 """The comparison as people read it: a table, a figure, result rows."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,19 @@ def _drawn(
     )
     if left_out:
         caption += f" Left out of this narrow terminal, but in the rows: {', '.join(left_out)}."
-    drawn = Table(
-        title=f"{settings.pair}: {len(settings.prompts)} prompts x {settings.samples} texts",
-        caption=caption,
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for name in columns:
-        drawn.add_column(name, justify="left" if name in ("rule", "knob") else "right", no_wrap=True)
+    title = f"{settings.pair}: {len(settings.prompts)} prompts x {settings.samples} texts"
+    drawn = empty_table(columns, title, caption)
     requested = [result.cell.calibration.requested for result in results]
     for index, cells in enumerate(zip(*columns.values(), strict=True)):
         drawn.add_row(*cells, end_section=requested[index : index + 1] != requested[index + 1 : index + 2])
+    return drawn
+
+
+def empty_table(columns: Iterable[str], title: str, caption: str | None) -> Table:
+    """Make a table of rules without its rows: words to the left, numbers to the right, nothing folded."""
+    drawn = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        drawn.add_column(name, justify="left" if name in ("rule", "knob") else "right", no_wrap=True)
     return drawn
 
 
