@@ -18,7 +18,7 @@ demo: env
 	$(BIN)/tradeoff compare --out runs/demo
 
 test: env
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
 
 check: env
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ import numpy as np
 from tradeoff.rules import DecodingOPT, DecodingUNO, SpeculativeSampling
 
 
+@dataclass(frozen=True)
 class SampleMatch:
     """Accept the drafted token if a draw from the target equals it, else emit that draw."""
 
