@@ -10,11 +10,11 @@ import pytest
 import torch
 from samplers import CORRECT, Ratio, inverse_cdf
 
-from decoding.verify import verify
+from decoding.verification import verify
 from tradeoff import InputError
 from tradeoff.conformance import Case, Report, check
 from tradeoff.conformance_cases import conditional_p_value, expected_of, settings_for
-from tradeoff.rules import DecodingUNO, RatioClip, SpeculativeSampling
+from tradeoff.rules import BlockVerification, DecodingUNO, RatioClip, SpeculativeSampling
 
 FALSE_ALARM = 1e-6
 """Of one check of a correct sampler; seeds are fixed, so a pass stays a pass."""
@@ -52,15 +52,28 @@ def test_what_a_generator_cannot_test_is_skipped_in_sight_and_never_passed():
 
 
 @pytest.mark.parametrize(
-    "rule", [SpeculativeSampling(), DecodingUNO(epsilon=0.1), RatioClip(ceiling=1.5)], ids=lambda rule: repr(rule)
+    ("rule", "exact"),
+    [
+        # at epsilon 0.1 one pair has q + epsilon = p, which laws from logits cannot hold
+        *((rule, True) for rule in (SpeculativeSampling(), DecodingUNO(epsilon=0.13), RatioClip(ceiling=1.5))),
+        *((rule, False) for rule in (SpeculativeSampling(), DecodingUNO(epsilon=0.13), RatioClip(ceiling=1.5))),
+        (BlockVerification(), False),
+    ],
+    ids=repr,
 )
-def test_the_verification_step_of_this_package_passes(rule):
+def test_the_verification_step_of_this_package_passes(rule, exact):
     def sampler(draft, target, drafted, uniforms):
-        p, q = (torch.from_numpy(law).double()[None] for law in (draft, target))
-        result = verify(rule, p, q, torch.tensor([drafted]), torch.from_numpy(uniforms), bonus_law=None)
-        return drafted if result.accepted else result.next_token
+        p, q = (torch.from_numpy(law).double().log()[None, None] for law in (draft, target))
+        result = verify(
+            rule, p, q.repeat(1, 2, 1), torch.tensor([[drafted]]), torch.from_numpy(uniforms)[None], exact=exact
+        )
+        if bool(result.unusable):
+            raise ValueError("no law")
+        return drafted if int(result.accepted) else int(result.next_token)
 
-    report = check(sampler, rule, randomness="uniforms", draws=150, raises_on_nan=False)
+    # of one token, block verification is speculative sampling
+    known = SpeculativeSampling() if isinstance(rule, BlockVerification) else rule
+    report = check(sampler, known, randomness="uniforms", draws=150)
     assert report.passed, str(report)
 
 

@@ -9,7 +9,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -83,6 +83,7 @@ class Verdict:
     state: Callable[[int, int], Hashable] = _no_state
 
 
+@runtime_checkable
 class BlockRule(Protocol):
     """Keep the first n drafted tokens with probability accepted[n], then emit one token of law following[n]."""
 
