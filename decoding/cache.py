@@ -1,68 +1,322 @@
-"""A causal language model with a key-value cache that follows a growing, and shrinking, sequence."""
+"""A causal language model with a key-value cache whose rows grow, and shrink, each at its own pace."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from decoding.ragged_cache import RaggedCache, stored_columns
 from solvers.errors import InputError
+
+_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")
+
+PIECE = 1024
+"""Prompt tokens fed at once: masks and activations of a longer piece grow with its square."""
+
+BUCKET = 256
+"""A static cache attends to a multiple of so many columns: work grows with the text, and graphs stay few."""
+
+PROGRAMS = 64
+"""Most compiled programs of one model class: batches, numbers of tokens and widths."""
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 class CachedModel:
-    """Feed a model only the tokens it has not seen, and forget those that were rejected.
+    """Feed a model tokens at explicit columns; attention sees the columns up to a token's own.
+
+    Token x of row b at column j attends to the columns i <= j of row b, in a layer with sliding window w to those
+    with j - w < i <= j. Columns after a row's end may hold anything finite: they are hidden until overwritten. So a
+    row is rewound by feeding an earlier column again, and rows need not be equally long.
 
     Parameters
     ----------
     model
-        A Hugging Face causal LM.
+        A Hugging Face causal LM with attention layers only; the masks are for its attention "sdpa" or "eager".
     name
         "draft" or "target", for messages.
-    cache
-        A cache to start from; by default the model makes its own.
+    batch
+        Rows.
+    capacity
+        Most columns: the longest text.
+    static
+        Allocate all columns at the first feed and never move them, for captured graphs; `select` and `expand` are
+        then refused. Otherwise memory follows the text.
+    compiled
+        Run the model's forward through torch.compile, one compilation per shape.
+
+    Raises
+    ------
+    InputError
+        A model whose state is not keys and values at columns, or whose attention takes no explicit mask.
     """
 
-    def __init__(self, model: Any, name: str, cache: Any = None) -> None:
-        self.model = model
-        self.name = name
-        self.length = 0 if cache is None else int(cache.get_seq_length())
+    def __init__(
+        self, model: Any, name: str, *, batch: int, capacity: int, static: bool = False, compiled: bool = False
+    ) -> None:
+        _check_model(model, name)
+        self.model, self.name = model, name
+        self.batch, self.capacity, self.static = batch, capacity, static
+        self.device: torch.device = model.device
+        self._forward = _compiled(model) if compiled else model
         self.calls = 0
-        self._cache: Any = cache
+        config = model.config.get_text_config()
+        self._windows = _windows(model, name)
+        context = getattr(config, "max_position_embeddings", None)
+        # drafts behind a text that is nearly full stand beyond the model's last position; nobody reads their logits
+        self._last_position = context - 1 if context is not None and capacity > context else None
+        self._cache = RaggedCache(capacity=capacity, static=static)
+        self._every_column = torch.arange(capacity, device=self.device)
         # logits of a whole prompt at a large vocabulary are gigabytes; most models can keep only the last ones
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def logits(self, tokens: Tensor, keep: int) -> Tensor:
-        """Feed `tokens[length:]` and return the logits after the last `keep` tokens, `[keep, vocab]`.
+    @torch.no_grad()
+    def feed(self, tokens: Tensor, columns: Tensor, *, width: int, keep: int, start: int | None = None) -> Tensor:
+        """Run the model on n tokens per row and return the logits after the last `keep` of them.
 
         Parameters
         ----------
         tokens
-            The whole sequence so far, `[length]`, on any device.
-        """
-        extra = {"logits_to_keep": keep} if self._keeps else {}
-        fresh = tokens[self.length :].to(self.model.device)[None]
-        output = self.model(input_ids=fresh, past_key_values=self._cache, use_cache=True, return_dict=True, **extra)
-        self._cache = output.past_key_values
-        self.length = len(tokens)
-        self.calls += 1
-        return output.logits[0, -keep:]
+            `[batch, n]`, int64, on any device.
+        columns
+            Where they stand, `[batch, n]`, int64, all below `width`; they are the position ids too.
+        width
+            Attention sees the first `width` columns, at most `capacity`.
+        keep
+            1 to n.
+        start
+            First column if those of every row are start, start + 1, ...: faster. None otherwise.
 
-    def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens; does nothing if less was seen.
+        Returns
+        -------
+        Tensor
+            Logits in the model's own dtype, `[batch, keep, vocab]`.
 
         Raises
         ------
         InputError
-            The model's cache cannot be cut (recurrent state, a full sliding window, a static cache).
+            Shapes that do not fit, or columns beyond the capacity; the model has not run then.
         """
-        surplus = self.length - length
-        if surplus <= 0:
-            return
-        try:
-            # the only call that both releases agree on: positive lengths are deprecated, then refused
-            self._cache.crop(-surplus)
-        except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        return self._run(self._forward, tokens, columns, width=width, keep=keep, start=start)
+
+    def _run(
+        self, forward: Callable[..., Any], tokens: Tensor, columns: Tensor, *, width: int, keep: int, start: int | None
+    ) -> Tensor:
+        count = tokens.shape[1]
+        self._check_feed(tokens, columns, width, keep, start)
+        columns = columns.to(self.device)
+        self._cache.place(columns, width=width, start=start)
+        extra = {"logits_to_keep": keep} if self._keeps else {}
+        # whole prompts, and one token that sees all columns, are plainly causal: with no mask kernels are faster
+        plain = start is not None and start + count == width and (start == 0 or count == 1)
+        output = forward(
+            input_ids=tokens.to(self.device),
+            attention_mask=None if plain else self._masks(columns, width, start),
+            position_ids=columns if self._last_position is None else columns.clamp(max=self._last_position),
+            past_key_values=self._cache,
+            use_cache=True,
+            return_dict=True,
+            **extra,
+        )
+        self.calls += 1
+        return output.logits[:, -keep:]
+
+    @torch.no_grad()
+    def prefill(self, tokens: Tensor, *, first: int, last: int) -> None:
+        """Feed columns `first` to `last` - 1 of every row, a piece at a time.
+
+        Rows that end before get keys of whatever stands there: hidden, and overwritten when the row gets that far.
+
+        Parameters
+        ----------
+        tokens
+            `[batch, capacity]`.
+        first, last
+            Columns; nothing is fed if there are none.
+        """
+        for start in range(first, last, PIECE):
+            columns = torch.arange(start, min(start + PIECE, last), device=tokens.device)
+            piece = tokens[:, start : start + len(columns)]
+            width = start + len(columns)
+            # every prompt has a length of its own: not worth a compilation
+            self._run(self.model, piece, columns.expand_as(piece), width=width, keep=1, start=start)
+
+    def width(self, columns: int) -> int:
+        """Columns that attention should see for these to be among them: few values where graphs are captured."""
+        return min(-(-columns // BUCKET) * BUCKET, self.capacity) if self.static else columns
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, `[kept]`, in this order.
+
+        Raises
+        ------
+        InputError
+            A static cache.
+        """
+        self._check_moving("select")
+        self._cache.batch_select_indices(rows)
+        self.batch = rows.shape[0]
+
+    def expand(self, times: int) -> None:
+        """Repeat each row `times` times, copies next to each other: several drafts from one prefix.
+
+        Raises
+        ------
+        InputError
+            A static cache.
+        """
+        self._check_moving("expand")
+        self._cache.batch_repeat_interleave(times)
+        self.batch *= times
+
+    def share(self, winner: Tensor, columns: Tensor) -> None:
+        """Give every row of a group what the group's winner holds at some columns.
+
+        Parameters
+        ----------
+        winner
+            Which row of its group, from 0, `[groups]`; a group is batch / groups neighbouring rows.
+        columns
+            Which columns, all fed before, `[groups, n]`.
+
+        Raises
+        ------
+        InputError
+            The batch is not that many equal groups.
+        """
+        groups = winner.shape[0]
+        if self.batch % groups or columns.shape[0] != groups:
             raise InputError(
-                f"{self.name} model: expected a key-value cache that can be cut back; got "
-                f"{type(self._cache).__name__} ({error}); use a full-attention model with a dynamic cache"
-            ) from error
-        self.length = length
+                f"share: expected equal groups of the {self.batch} rows, and columns for each; got {groups} winners "
+                f"and columns {tuple(columns.shape)}"
+            )
+        self._cache.share(winner, columns)
+
+    def load(self, past_key_values: Any, pad: Tensor) -> int:
+        """Start from a cache the model has filled before, and return how many columns it held.
+
+        The cache of a left-padded batch is moved left by the padding of each row, so that row b's tokens stand at
+        columns 0, ..., held - pad[b] - 1. Their position ids must have counted from each row's first real token, as
+        `generate` counts them.
+
+        Parameters
+        ----------
+        past_key_values
+            A DynamicCache or StaticCache of this model.
+        pad
+            Padding of each row, `[batch]`, int64.
+
+        Raises
+        ------
+        InputError
+            Another kind of cache, one that has dropped columns, or one that does not fit.
+        """
+        layers = stored_columns(past_key_values, self.name)
+        if not layers:
+            return 0
+        rows, _, held, _ = layers[0][0].shape
+        if rows != self.batch or pad.shape != (rows,) or held > self.capacity:
+            raise InputError(
+                f"{self.name} model's past_key_values: expected {self.batch} rows of at most {self.capacity} columns, "
+                f"and one padding for each; got {rows} rows of {held} and paddings {tuple(pad.shape)}"
+            )
+        self._cache.load(layers, pad)
+        return held
+
+    def _masks(self, columns: Tensor, width: int, start: int | None) -> Tensor | dict[str, Tensor]:
+        own = (columns if start is None else columns[:1])[:, None, :, None]
+        masks = {kind: self._mask(own, width, window) for kind, window in self._windows.items()}
+        # a model with one kind of layer may not know about dictionaries
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _mask(self, own: Tensor, width: int, window: int | None) -> Tensor:
+        """Which columns a query at column `own [batch or 1, 1, n, 1]` sees, `[batch or 1, 1, n, width]`."""
+        every = self._every_column[:width]
+        hidden = every > own
+        if window is not None:
+            hidden |= every <= own - window
+        # additive for sdpa too, which would make this of a boolean mask in every layer; minus infinity, because a stale
+        # score in float16 may be as large as the minimum that transformers adds
+        return torch.zeros(hidden.shape, dtype=self.model.dtype, device=own.device).masked_fill_(hidden, -torch.inf)
+
+    def _check_feed(self, tokens: Tensor, columns: Tensor, width: int, keep: int, start: int | None) -> None:
+        count = tokens.shape[1]
+        if tokens.shape != columns.shape or tokens.shape[0] != self.batch or not 1 <= keep <= count:
+            raise InputError(
+                f"feed: expected tokens and columns [{self.batch}, n], and keep from 1 to n; got "
+                f"{tuple(tokens.shape)}, {tuple(columns.shape)} and keep {keep}"
+            )
+        if width > self.capacity or (start is not None and not 0 <= start <= width - count):
+            raise InputError(
+                f"{self.name} model: expected columns within the first {width}, and these within the capacity of "
+                f"{self.capacity}; got {count} tokens from column {start}; construct it with the longest text's length"
+            )
+
+    def _check_moving(self, method: str) -> None:
+        if self.static:
+            raise InputError(
+                f"{method}: expected a cache that may move; got a static one, whose addresses graphs may have "
+                "captured; construct the CachedModel with static=False"
+            )
+
+
+def _compiled(model: Any) -> Callable[..., Any]:
+    """Compile the model's forward, a program for every shape."""
+    forward = torch.compile(model.forward, dynamic=False)
+
+    def run(**arguments: Any) -> Any:
+        # 8 by default, for both models of a pair together: beyond it torch falls back to eager without a word
+        with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
+            return forward(**arguments)
+
+    return run
+
+
+def _check_model(model: Any, name: str) -> None:
+    """Refuse models that keep anything but keys and values by column, or that count columns themselves."""
+    kind = type(model).__name__
+    expected = f"{name} model: expected a Hugging Face causal LM with attention layers only"
+    remedy = "choose a decoder such as GPT-NeoX, Llama, Qwen or Gemma"
+    if not hasattr(model, "config") or not hasattr(model, "forward") or model.config.is_encoder_decoder:
+        raise InputError(f"{expected}; got {kind}; {remedy}")
+    config = model.config.get_text_config()
+    parameters = inspect.signature(model.forward).parameters
+    missing = [argument for argument in _ARGUMENTS if argument not in parameters]
+    if missing:
+        raise InputError(f"{expected} whose forward takes {', '.join(_ARGUMENTS)}; got {kind} without {missing[0]}")
+    other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
+    if other or getattr(model, "_is_stateful", False):
+        raise InputError(f"{expected}; got {kind} with {', '.join(other) or 'recurrent'} layers; {remedy}")
+    # ALiBi counts distances from the mask; GPT-Neo counts them from the number of keys
+    if getattr(config, "alibi", False) or config.model_type == "gpt_neo":
+        raise InputError(f"{expected} and position ids; got {kind}, which derives positions otherwise; {remedy}")
+    if any(getattr(module, "is_causal", True) is False for module in model.get_decoder().modules()):
+        raise InputError(f"{expected}, causal ones; got {kind}, which attends to later tokens; {remedy}")
+    attention = config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise InputError(
+            f"{name} model: expected attention that takes an explicit mask; got {kind} with {attention!r}; "
+            'load it with attn_implementation="sdpa"'
+        )
+
+
+def _windows(model: Any, name: str) -> dict[str, int | None]:
+    """Window of each kind of layer, None for full attention."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ()) if _takes_masks_by_kind(model) else set()
+    if not kinds:
+        # a model that makes one mask for all layers goes by the window alone
+        return {"full_attention" if window is None else "sliding_attention": window}
+    if "sliding_attention" in kinds and window is None:
+        raise InputError(
+            f"{name} model: expected config.sliding_window beside sliding layers; got None; set it to the window"
+        )
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+
+
+def _takes_masks_by_kind(model: Any) -> bool:
+    """Whether the model's body looks for a dictionary of masks, one for each kind of layer."""
+    return "dict" in inspect.unwrap(type(model.base_model).forward).__code__.co_names
