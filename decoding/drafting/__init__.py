@@ -1,0 +1,9 @@
+"""Who drafts: a model, the text itself, or the target's own first layers."""
+
+from decoding.drafting.early_exit import early_exit
+from decoding.drafting.model import ModelDrafter
+from decoding.drafting.prompt_lookup import PromptLookup
+from decoding.drafting.protocol import Drafter, Proposal
+from decoding.drafting.several import SeveralDrafts
+
+__all__ = ["Drafter", "ModelDrafter", "PromptLookup", "Proposal", "SeveralDrafts", "early_exit"]

@@ -1,0 +1,102 @@
+"""A language model that drafts one token after the other."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decoding.cache import CachedModel
+from decoding.drafting.protocol import Proposal
+from decoding.laws import Warping
+from decoding.sampling import inverse_cdf, law
+
+
+class ModelDrafter:
+    """Any causal LM as a drafter: k forward passes for k tokens, the first one on two tokens per row.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face causal LM, on any device; proposals stay there.
+    static
+        Keep the cache at its full capacity and never read back from the device, as a CUDA graph needs it.
+    compiled
+        Run the model through torch.compile.
+    """
+
+    def __init__(self, model: Any, *, static: bool = False, compiled: bool = False) -> None:
+        self.model = model
+        self.static = static
+        self.compiled = compiled
+        self._cache: CachedModel
+        self._warping: Warping
+        self._vocab = 0
+
+    @property
+    def calls(self) -> int:
+        """Forward passes since `start`, prefill included; those of a replayed CUDA graph are not seen."""
+        return self._cache.calls
+
+    def start(self, tokens: Tensor, length: Tensor, *, width: int, vocab: int, warping: Warping) -> None:
+        """Feed what every proposal takes for granted: columns 0 to `width` - 3; see `Drafter.start`."""
+        batch, capacity = tokens.shape
+        self._vocab, self._warping = vocab, warping
+        self._cache = CachedModel(
+            self.model, "draft", batch=batch, capacity=capacity, static=self.static, compiled=self.compiled
+        )
+        # A text of length n needs columns 0 .. n - 3; a shorter row gets keys of padding from column n - 2 on. They
+        # are never seen: a proposal writes columns n - 2, n - 1, ... in this order, and a query sees columns up to
+        # its own only.
+        self._cache.prefill(tokens, first=0, last=width - 2)
+
+    def propose(self, tokens: Tensor, length: Tensor, count: int, uniforms: Tensor, *, width: int) -> Proposal:
+        """Draw k tokens per row; see `Drafter.propose`."""
+        text = tokens[:, :width].to(device=self.model.device, copy=True)
+        length, uniforms = length.to(text.device), uniforms.to(text.device)
+        start = self._common_start(length)
+        last = length[:, None] - 1
+        # The newest token was never fed; the one before it was not either when the whole last block was kept. Feeding
+        # both every time costs nothing and saves knowing which.
+        columns = torch.cat([(last - 1).clamp(min=0), last], dim=1)
+        fresh = text.gather(1, columns)
+        drawn, scores, warped = [], [], []
+        for step in range(count):
+            # a graph replays one width; otherwise no column is read before it is needed
+            reach = width if self.static else width - count + step
+            logits = self._cache.feed(fresh, columns, width=reach, keep=1, start=start)[..., : self._vocab].float()
+            scores.append(logits)
+            warped.append(self._warping.apply(logits, text, length + step))
+            fresh = self._draw(warped[-1], uniforms[:, step : step + 1])
+            drawn.append(fresh)
+            columns = last + (step + 1)
+            text.scatter_(1, columns, fresh)
+            start = None if start is None else start + (2 if step == 0 else 1)
+        logits = torch.cat(warped, dim=1)
+        return Proposal(
+            tokens=torch.cat(drawn, dim=1),
+            logits=logits,
+            raw_logits=logits if warped[0] is scores[0] else torch.cat(scores, dim=1),
+            count=torch.full_like(length, count),
+        )
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, `[n]`, of the cache; see `Drafter.select`.
+
+        Raises
+        ------
+        InputError
+            A static cache, which cannot move.
+        """
+        self._cache.select(rows.to(self.model.device))
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Tokens `[batch, 1]` from the laws of `logits [batch, 1, vocab]`, with `uniforms [batch, 1]`."""
+        return inverse_cdf(law(logits, self._warping.temperature), uniforms)
+
+    def _common_start(self, length: Tensor) -> int | None:
+        """First column fed if it is the same for all rows and the host may ask: then writing keys is a plain copy."""
+        if self.static or length.device.type != "cpu":
+            return None
+        first = int(length[0])
+        # a text of one token feeds its only column twice
+        return first - 2 if first > 1 and bool((length == first).all()) else None
