@@ -1,16 +1,36 @@
 """Speculative decoding of language models with any verification rule, and the exact account of what it gave away.
 
-`generate` and `speculative` load torch and transformers on first use.
+Everything loads torch and transformers on first use.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from decoding.control import HoldKL, HoldRejection, SequenceBudget
+    from decoding.draft_length import DraftLength
+    from decoding.drafting import ModelDrafter, PromptLookup, SeveralDrafts, early_exit
     from decoding.huggingface import SpeculativeOutput, generate, speculative
     from decoding.pairs import Pair, load_pair
     from decoding.statistics import Statistics
+    from decoding.verification import verify
 
-__all__ = ["Pair", "SpeculativeOutput", "Statistics", "generate", "load_pair", "speculative"]
+__all__ = [
+    "DraftLength",
+    "HoldKL",
+    "HoldRejection",
+    "ModelDrafter",
+    "Pair",
+    "PromptLookup",
+    "SequenceBudget",
+    "SeveralDrafts",
+    "SpeculativeOutput",
+    "Statistics",
+    "early_exit",
+    "generate",
+    "load_pair",
+    "speculative",
+    "verify",
+]
 
 _ROOMS = {
     "generate": "decoding.huggingface",
@@ -19,6 +39,15 @@ _ROOMS = {
     "Pair": "decoding.pairs",
     "load_pair": "decoding.pairs",
     "Statistics": "decoding.statistics",
+    "HoldKL": "decoding.control",
+    "HoldRejection": "decoding.control",
+    "SequenceBudget": "decoding.control",
+    "DraftLength": "decoding.draft_length",
+    "ModelDrafter": "decoding.drafting",
+    "PromptLookup": "decoding.drafting",
+    "SeveralDrafts": "decoding.drafting",
+    "early_exit": "decoding.drafting",
+    "verify": "decoding.verification",
 }
 
 

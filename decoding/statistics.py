@@ -1,25 +1,29 @@
 """What a generation cost and gave away: counts, and exact quantities along the text."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from decoding.verify import Verified
 from solvers.divergences import total_variation
+from tradeoff.outcome import Outcome
 
 DIVERGENCES = ("tv", "kl", "reverse_kl", "chi2", "hellinger")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """The account of one generated sequence.
+    """The account of one generated sequence, or of several put together.
 
     Per-position arrays cover the verified positions in the order of the text, those at which a drafted token
     was tested; they come from the laws there, not from counts (Rao-Blackwellised), so they are exact given the
     text. Bonus tokens are not verified positions: under most rules they follow the target and cost nothing, and what
-    a rule with a bonus law of its own gives away there is not in these columns.
+    a rule with a bonus law of its own gives away there is not in these columns. Exact columns are nan where nobody
+    asked for them (`account="counts"`), and where a rule judges whole blocks and has no law at one position.
 
     Parameters
     ----------
@@ -40,9 +44,9 @@ class Statistics:
         Log-probability of every generated token, bonus tokens too, under the target before any processor
         (temperature 1), nats, `[generated]`.
     drafted
-        Tokens drafted, including those after a rejection.
-    target_calls, draft_calls
-        Forward passes of each model; the target's first includes the prompt.
+        Tokens drafted in every round, including those after a rejection, `[rounds]`.
+    kept
+        Drafted tokens kept in every round, `[rounds]`.
     """
 
     position: np.ndarray
@@ -52,9 +56,8 @@ class Statistics:
     total_variation: np.ndarray
     divergences: dict[str, np.ndarray]
     log_likelihood: np.ndarray
-    drafted: int
-    target_calls: int
-    draft_calls: int
+    drafted: np.ndarray
+    kept: np.ndarray
 
     @property
     def generated(self) -> int:
@@ -77,9 +80,14 @@ class Statistics:
         return self.generated - self.verified
 
     @property
+    def target_calls(self) -> int:
+        """Rounds: calls of the target that verified something; the prompt's own call is not one."""
+        return len(self.kept)
+
+    @property
     def tokens_per_target_call(self) -> float:
-        """Generated tokens per forward pass of the target."""
-        return self.generated / self.target_calls
+        """Generated tokens per round of a sequence."""
+        return self.generated / self.target_calls if self.target_calls else float("nan")
 
     @property
     def acceptance_by_draft_index(self) -> np.ndarray:
@@ -88,50 +96,110 @@ class Statistics:
         kept = np.bincount(self.draft_index, weights=self.accepted, minlength=len(tested))
         return np.divide(kept, tested, out=np.full(len(tested), np.nan), where=tested > 0)
 
+    @property
+    def kept_histogram(self) -> np.ndarray:
+        """How many rounds kept 0, 1, 2, ... drafted tokens, `[longest + 1]`."""
+        return np.bincount(self.kept)
+
     @cached_property
     def mean(self) -> dict[str, float]:
         """Means over verified positions of "rejection", "total_variation" and every divergence; nan if none."""
-        columns = {"rejection": self.rejection, "total_variation": self.total_variation} | self.divergences
-        return {name: float(column.mean()) if len(column) else float("nan") for name, column in columns.items()}
+        return {name: float(column.mean()) if len(column) else float("nan") for name, column in self._exact.items()}
+
+    @cached_property
+    def spent(self) -> dict[str, float]:
+        """Sums over the text of the same; by the chain rule the expected "kl" is the KL of the texts' laws."""
+        return {name: float(column.sum()) for name, column in self._exact.items()}
+
+    @property
+    def _exact(self) -> dict[str, np.ndarray]:
+        return {"rejection": self.rejection, "total_variation": self.total_variation} | self.divergences
+
+    @classmethod
+    def pooled(cls, parts: Sequence["Statistics"]) -> "Statistics":
+        """Put sequences together, one after the other."""
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+            if field.name != "divergences"
+        }
+        return cls(
+            divergences={name: np.concatenate([part.divergences[name] for part in parts]) for name in DIVERGENCES},
+            **columns,
+        )
+
+
+EXACT = ("rejection", "total_variation", *DIVERGENCES)
+
+
+def exact_columns(outcome: Outcome) -> Tensor:
+    """Every quantity of `EXACT` at every position of an outcome, `[..., len(EXACT)]`, float64, on its device."""
+    columns = [outcome.rejection, total_variation(outcome.draft, outcome.target)]
+    return torch.stack([*columns, *(outcome.divergence(name) for name in DIVERGENCES)], dim=-1)
 
 
 class Recorder:
-    """Collects what the loop sees and closes it into `Statistics`."""
+    """Collects the rounds of one sequence and closes them into `Statistics`."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[np.ndarray]] = {}
-        self._log_likelihood: list[np.ndarray] = []
-        self._generated = 0
-        self._drafted = 0
+        self._rounds: list[_Round] = []
 
-    def add(self, verified: Verified, log_likelihood: torch.Tensor, drafted: int) -> None:
-        """Record one step, of which the first `len(log_likelihood)` tokens were kept."""
-        kept = len(log_likelihood)
-        tested = min(kept, drafted)  # a bonus was not drafted
-        outcome = verified.outcome
-        columns = {"rejection": outcome.rejection, "total_variation": total_variation(outcome.draft, outcome.target)}
-        columns |= {name: outcome.divergence(name) for name in DIVERGENCES}
-        for name, column in columns.items():
-            self._columns.setdefault(name, []).append(column[:tested].cpu().numpy())
-        index = np.arange(tested)
-        for name, values in (
-            ("position", self._generated + index),
-            ("draft_index", index),
-            ("accepted", index < verified.accepted),
-        ):
-            self._columns.setdefault(name, []).append(values)
-        self._log_likelihood.append(log_likelihood.cpu().numpy())
-        self._generated += kept
-        self._drafted += drafted
+    def add(
+        self,
+        *,
+        drafted: int,
+        accepted: int,
+        emitted: int,
+        exact: np.ndarray | None,
+        log_likelihood: np.ndarray | None,
+    ) -> None:
+        """Record one round.
 
-    def statistics(self, *, target_calls: int, draft_calls: int) -> Statistics:
+        Parameters
+        ----------
+        drafted, accepted, emitted
+            Tokens drafted, drafted tokens kept by the rule, and tokens that made it into the text (fewer than the
+            rule gave if the text ended inside the block).
+        exact
+            `exact_columns` at the drafted positions, `[>= drafted, columns]`; None if not asked for.
+        log_likelihood
+            Of the emitted tokens, `[>= emitted]`; None if not asked for.
+        """
+        # a rejected token was tested too, a bonus was not
+        tested = min(emitted, drafted)
+        exact = np.full((tested, len(EXACT)), np.nan) if exact is None else exact[:tested]
+        scored = np.full(emitted, np.nan) if log_likelihood is None else log_likelihood[:emitted]
+        # one append: whoever interrupts finds whole rounds
+        self._rounds.append(_Round(drafted, min(accepted, emitted), tested, accepted, exact, scored))
+
+    def statistics(self) -> Statistics:
         """Close the account."""
-        columns = {name: np.concatenate(parts) for name, parts in self._columns.items()}
+        rounds = self._rounds
+        starts = np.cumsum([0, *(len(each.log_likelihood) for each in rounds)])
+        index = [np.arange(each.tested) for each in rounds]
+        exact = np.concatenate([np.empty((0, len(EXACT))), *(each.exact for each in rounds)])
+        columns = dict(zip(EXACT, exact.T, strict=True))
         return Statistics(
-            divergences={name: columns.pop(name) for name in DIVERGENCES},
-            log_likelihood=np.concatenate(self._log_likelihood),
-            drafted=self._drafted,
-            target_calls=target_calls,
-            draft_calls=draft_calls,
-            **columns,
+            position=_joined([start + places for start, places in zip(starts, index, strict=False)], np.int64),
+            accepted=_joined([places < each.accepted for places, each in zip(index, rounds, strict=True)], np.bool_),
+            draft_index=_joined(index, np.int64),
+            rejection=columns["rejection"],
+            total_variation=columns["total_variation"],
+            divergences={name: columns[name] for name in DIVERGENCES},
+            log_likelihood=_joined([each.log_likelihood for each in rounds], np.float64),
+            drafted=np.array([each.drafted for each in rounds], dtype=np.int64),
+            kept=np.array([each.kept for each in rounds], dtype=np.int64),
         )
+
+
+class _Round(NamedTuple):
+    drafted: int
+    kept: int
+    tested: int
+    accepted: int
+    exact: np.ndarray  # [tested, columns]
+    log_likelihood: np.ndarray  # [emitted]
+
+
+def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype=dtype), *(part.astype(dtype, copy=False) for part in parts)])

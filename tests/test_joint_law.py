@@ -28,23 +28,23 @@ from tradeoff.rules import (
 
 TEXTS = 1200
 PLAIN = {"do_sample": True, "max_new_tokens": 2, "top_k": 0}
+PROMPTS = PROMPT.repeat(TEXTS, 1)
+"""Texts of one prompt are rows of one batch: what a row draws is independent of the others."""
 
 
-def through_generate(rule, seed, **arguments):
-    generator = torch.Generator().manual_seed(seed)
-    return decoding.generate(TARGET, DRAFT, PROMPT, rule=rule, generator=generator, **arguments).sequences
+def through_generate(rule, **arguments):
+    generator = torch.Generator().manual_seed(0)
+    return decoding.generate(TARGET, DRAFT, PROMPTS, rule=rule, generator=generator, **arguments).sequences
 
 
-def through_front_door(rule, seed, **arguments):
-    torch.manual_seed(seed)
-    return TARGET.generate(PROMPT, custom_generate=decoding.speculative, draft=DRAFT, rule=rule, **arguments)
+def through_front_door(rule, **arguments):
+    torch.manual_seed(0)
+    return TARGET.generate(PROMPTS, custom_generate=decoding.speculative, draft=DRAFT, rule=rule, **arguments)
 
 
-def counts(entry, rule, texts=TEXTS, **arguments):
+def counts(entry, rule, **arguments):
     table = np.zeros((VOCAB, VOCAB), dtype=int)
-    for seed in range(texts):
-        first, second = entry(rule, seed, **PLAIN | arguments)[0, -2:].tolist()
-        table[first, second] += 1
+    np.add.at(table, tuple(entry(rule, **PLAIN | arguments)[:, -2:].numpy().T), 1)
     return table
 
 

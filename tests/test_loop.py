@@ -8,16 +8,17 @@ import pytest
 import torch
 from tiny import DRAFT, PROMPT, TARGET, VOCAB, FavourEven, law_after, tiny_model
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
+    StaticCache,
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 
 import decoding
-from decoding.cache import CachedModel
-from decoding.laws import laws_from_logits
 from solvers.errors import InputError
 from tradeoff import evaluate
 from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
@@ -26,6 +27,8 @@ from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, Spe
 def generate(seed=0, prompt=PROMPT, **arguments):
     defaults = {"do_sample": True, "max_new_tokens": 20, "top_k": 0, "rule": CommonPrice(price=0.5)}
     generator = torch.Generator().manual_seed(seed)
+    if "generator_list" in arguments:
+        generator = [generator] * arguments.pop("generator_list")
     return decoding.generate(TARGET, DRAFT, prompt, generator=generator, **defaults | arguments)
 
 
@@ -82,7 +85,7 @@ def test_max_new_tokens_is_exact(count):
 
 def test_a_block_is_no_longer_than_the_room_left():
     statistics = decoding.generate(TARGET, TARGET, PROMPT, do_sample=True, max_new_tokens=3, draft_length=8).statistics
-    assert (statistics.drafted, statistics.target_calls, statistics.bonus) == (3, 1, 0)
+    assert (statistics.drafted.tolist(), statistics.target_calls, statistics.bonus) == ([3], 1, 0)
 
 
 def test_an_end_token_inside_a_block_ends_the_text():
@@ -144,8 +147,9 @@ def test_counts_add_up():
         assert statistics.generated == 20
         assert statistics.verified + statistics.bonus == statistics.generated
         assert statistics.accepted.sum() + statistics.rejected == statistics.verified
-        assert statistics.drafted >= statistics.verified
-        assert statistics.draft_calls == statistics.drafted
+        assert statistics.drafted.sum() >= statistics.verified
+        assert statistics.kept.sum() == statistics.accepted.sum()
+        assert statistics.kept_histogram.sum() == statistics.target_calls == len(statistics.drafted)
         assert statistics.rejected + statistics.bonus <= statistics.target_calls
         assert statistics.tokens_per_target_call == 20 / statistics.target_calls
         # everything tested at place i+1 of a block was accepted at place i
@@ -177,35 +181,14 @@ def test_half_precision_models_decode_with_exact_accounts(dtype):
     assert np.abs(front).max() < 1e-12
 
 
-@torch.no_grad()
-def test_a_rewound_cache_gives_the_logits_of_a_fresh_one():
-    first, other = torch.tensor([1, 3, 2, 4, 0]), torch.tensor([1, 3, 2, 0, 0, 1])
-    cached = CachedModel(TARGET, "target")
-    cached.logits(first, keep=1)
-    cached.rewind(3)
-    assert cached.length == 3
-    np.testing.assert_allclose(cached.logits(other, keep=2), TARGET(other[None]).logits[0, -2:], atol=1e-5)
-
-
-def test_laws_are_float64_and_masked_tokens_have_none():
-    logits = torch.tensor([[0.0, -torch.inf, 1.0]], dtype=torch.bfloat16)
-    law = laws_from_logits(logits, torch.tensor([0]), processors=None, greedy=False, name="draft")
-    assert law.dtype == torch.float64
-    assert law[0, 1] == 0
-    assert abs(float(law.sum()) - 1) < 1e-12
-
-
-@pytest.mark.parametrize("row", [[0.0, float("nan"), 1.0], [-torch.inf] * 3])
-def test_logits_without_a_law_are_an_error_that_names_the_model(row):
-    with pytest.raises(InputError, match="target model: expected at least one finite logit"):
-        laws_from_logits(torch.tensor([row]), torch.tensor([0]), processors=None, greedy=False, name="target")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompt": PROMPT.repeat(2, 1)}, "expected one sequence"),
-        ({"attention_mask": torch.tensor([[0, 1]])}, "expected an unpadded prompt"),
+        ({"attention_mask": torch.tensor([[1, 0]])}, "expected prompts padded on the left"),
+        ({"attention_mask": torch.tensor([[0, 0]])}, "expected at least one token"),
+        ({"num_beams": 2}, "expected no beams"),
+        ({"cache_implementation": "offloaded"}, "expected 'dynamic' or 'static'"),
+        ({"generator_list": 2}, "expected one, or one per row; got 2 for 1 rows"),
         ({"draft_length": 0}, "draft_length: expected at least 1"),
         ({"max_new_tokens": 31}, "context of 32"),
         ({"prompt": torch.ones((1, 40), dtype=torch.long), "max_new_tokens": 1}, "context of 32"),
@@ -227,3 +210,181 @@ def test_a_model_that_writes_nan_is_a_clear_error():
         broken.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(InputError, match="draft model: expected at least one finite logit"):
         decoding.generate(TARGET, broken, PROMPT, do_sample=True, max_new_tokens=2)
+
+
+def test_padded_vocabularies_are_cut_to_the_common_part_with_a_warning():
+    target, draft = tiny_model(28, vocab=40), tiny_model(2, vocab=40)
+    arguments = {"rule": CommonPrice(price=0.5), "do_sample": True, "max_new_tokens": 20, "top_k": 0}
+
+    def run(draft):
+        return decoding.generate(target, draft, PROMPT, generator=torch.Generator().manual_seed(0), **arguments)
+
+    with pytest.warns(UserWarning, match="differ by padding: tokens from 40 on"):
+        output = run(_wider(draft, 41))
+    assert torch.equal(output.sequences, run(draft).sequences)
+
+
+def _wider(model, vocab):
+    """The same model with more tokens, likelier than any other: they must not be drawn."""
+    config = copy.deepcopy(model.config)
+    config.vocab_size = vocab
+    wide = type(model)(config).eval()
+    old = model.state_dict()
+    with torch.no_grad():
+        for name, values in wide.state_dict().items():
+            values[: len(old[name])] = old[name]
+            values[len(old[name]) :] = 100.0
+    return wide
+
+
+class PoisonAfter:
+    """A logits processor that gives NaN to one row of the batch once its text is long enough."""
+
+    def __init__(self, row: int, length: int) -> None:
+        self.row, self.length = row, length
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        scores = scores.clone()
+        if input_ids.shape[1] >= self.length:
+            scores[self.row] = float("nan")
+        return scores
+
+
+@pytest.mark.parametrize("kind", [None, "static"])
+def test_a_row_without_a_law_ends_and_leaves_the_others_alone(kind):
+    def run(processors):
+        return decoding.generate(
+            TARGET,
+            DRAFT,
+            torch.tensor([[1, 3], [2, 1], [3, 3]]),
+            rule=SpeculativeSampling(),
+            generator=[torch.Generator().manual_seed(row) for row in range(3)],
+            logits_processor=LogitsProcessorList(processors),
+            cache_implementation=kind,
+            do_sample=True,
+            max_new_tokens=20,
+            top_k=0,
+        )
+
+    whole = run([])
+    with pytest.warns(RuntimeWarning, match=r"rows \[1\] of the batch ended early: draft model: expected"):
+        broken = run([PoisonAfter(1, 9)])
+    assert [error is None for error in broken.errors] == [True, False, True]
+    for row in (0, 2):
+        assert torch.equal(broken.sequences[row], whole.sequences[row])
+    kept = broken.texts[1].generated
+    assert 0 < kept < 9
+    assert torch.equal(broken.sequences[1, 2 : 2 + kept], whole.sequences[1, 2 : 2 + kept])
+
+
+class Interrupt:
+    """A stopping criterion that presses Ctrl-C."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        if input_ids.shape[1] >= self.length:
+            raise KeyboardInterrupt
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def test_ctrl_c_returns_what_was_generated_with_its_account():
+    whole = generate(seed=1)
+    output = generate(seed=1, stopping_criteria=StoppingCriteriaList([Interrupt(12)]))
+    assert output.interrupted
+    assert not whole.interrupted
+    statistics = output.statistics
+    assert 0 < statistics.generated == output.sequences.shape[1] - PROMPT.shape[1] < 12
+    assert torch.equal(output.sequences, whole.sequences[:, : output.sequences.shape[1]])
+    np.testing.assert_array_equal(statistics.rejection, whole.statistics.rejection[: statistics.verified])
+
+
+def test_ctrl_c_is_not_swallowed_where_only_tokens_are_returned():
+    with pytest.raises(KeyboardInterrupt):
+        TARGET.generate(
+            PROMPT,
+            custom_generate=decoding.speculative,
+            draft=DRAFT,
+            do_sample=True,
+            max_new_tokens=20,
+            stopping_criteria=StoppingCriteriaList([Interrupt(12)]),
+        )
+
+
+class Collect(BaseStreamer):
+    """What a streamer is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.ended = False
+
+    def put(self, value: Any) -> None:
+        self.told += value.flatten().tolist()
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def test_a_streamer_is_told_the_prompt_and_every_token():
+    streamer = Collect()
+    output = generate(streamer=streamer)
+    assert streamer.told == output.sequences[0].tolist()
+    assert streamer.ended
+    with pytest.raises(InputError, match="streamer: expected a batch of one"):
+        generate(prompt=PROMPT.repeat(2, 1), streamer=Collect())
+
+
+def test_scores_are_the_targets_logits_at_every_token():
+    ids = torch.tensor([[1, 3], [2, 1]])
+    arguments = {"do_sample": False, "max_new_tokens": 6, "repetition_penalty": 1.5, "eos_token_id": 2}
+    expected = TARGET.generate(ids, output_scores=True, output_logits=True, return_dict_in_generate=True, **arguments)
+    output = decoding.generate(TARGET, DRAFT, ids, output_scores=True, output_logits=True, **arguments)
+    assert torch.equal(output.sequences, expected.sequences)
+    assert output.scores is not None
+    assert output.logits is not None
+    for row, text in enumerate(output.texts):
+        for place in range(text.generated):
+            np.testing.assert_allclose(output.scores[place][row], expected.scores[place][row], atol=1e-5)
+            np.testing.assert_allclose(output.logits[place][row], expected.logits[place][row], atol=1e-5)
+    sampled = generate(output_scores=True, temperature=0.5)
+    plain = law_after(TARGET, PROMPT)[0].log() / 0.5
+    assert sampled.scores is not None
+    np.testing.assert_allclose(sampled.scores[0][0].double().softmax(-1), plain.softmax(-1), atol=1e-6)
+    assert generate().scores is None
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_a_cache_that_knows_the_prompt_is_taken_over(kind):
+    prompt = torch.tensor([[1, 3, 2, 4, 3, 1]])
+    expected = generate(prompt=prompt)
+    cache = DynamicCache(config=TARGET.config)
+    if kind == "static":
+        cache = StaticCache(config=TARGET.config, max_cache_len=30)
+    with torch.no_grad():
+        TARGET(prompt[:, :4], past_key_values=cache)
+    calls = []
+    hook = TARGET.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        output = generate(prompt=prompt, past_key_values=cache)
+    finally:
+        hook.remove()
+    assert torch.equal(output.sequences, expected.sequences)
+    assert calls[0] == 1  # the fifth token; the sixth comes with the first block
+
+
+def test_the_time_is_split_into_parts_that_add_up():
+    seconds = generate().seconds
+    assert min(seconds.draft, seconds.target, seconds.verify, seconds.rest) > 0
+    assert seconds.total == pytest.approx(seconds.draft + seconds.target + seconds.verify + seconds.rest)
+
+
+def test_counts_only_leave_exact_columns_empty_and_all_counts_in_place():
+    exact, counts = generate(seed=2).statistics, generate(seed=2, account="counts").statistics
+    assert np.isnan(counts.rejection).all()
+    assert np.isnan(counts.log_likelihood).all()
+    np.testing.assert_array_equal(counts.accepted, exact.accepted)
+    assert counts.verified == exact.verified
+    assert exact.spent["kl"] == pytest.approx(exact.divergences["kl"].sum())

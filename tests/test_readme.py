@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_readmes_python_runs_in_order():
     mpl.use("Agg")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)

@@ -119,5 +119,7 @@ def chi_square_p_value(counts: np.ndarray, law: np.ndarray) -> float:
     pooled_counts = np.append(counts[~small], counts[small].sum())
     pooled = np.append(expected[~small], expected[small].sum())
     pooled_counts, pooled = pooled_counts[pooled > 0], pooled[pooled > 0]
+    if len(pooled) == 1:
+        return 1.0  # a certain text, and it was written every time
     statistic = ((pooled_counts - pooled) ** 2 / pooled).sum()
     return float(chi2.sf(statistic, len(pooled) - 1))

@@ -181,6 +181,8 @@ def generate_rows(
             max_new_tokens=settings.max_new_tokens,
             **PLAIN_SAMPLING,
         )
+        if output.interrupted:
+            raise KeyboardInterrupt
         text = pair.tokenizer.decode(output.sequences[0, prompts[prompt].shape[1] :], skip_special_tokens=True)
         yield {"prompt": prompt, "sample": sample, "cell": cell.label} | sums(output.statistics) | {"text": text}
 

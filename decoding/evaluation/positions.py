@@ -53,14 +53,18 @@ def sampled_texts(
     count, visit = sum(finished), len(finished)
     while count < limit:
         owner = visit % len(prompts)
-        text = generate(
+        output = generate(
             pair.target,
             pair.draft,
             prompts[owner],
             generator=seed_for(seed, 1, visit),
+            account="counts",
             max_new_tokens=new_tokens,
             **PLAIN_SAMPLING,
-        ).sequences
+        )
+        if output.interrupted:
+            raise KeyboardInterrupt
+        text = output.sequences
         fresh = min(text.shape[1] - prompts[owner].shape[1], limit - count)
         first = prompts[owner].shape[1] - 1
         draft_logits, target_logits = (

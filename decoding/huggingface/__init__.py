@@ -1,0 +1,24 @@
+"""The one door to transformers: generation through `generate`, loading, and what configs say."""
+
+from decoding.huggingface.generation import generate, speculative
+from decoding.huggingface.loading import (
+    check_context,
+    context_length,
+    hide_progress_bars,
+    load_model,
+    load_tokenizer,
+    vocabulary_size,
+)
+from decoding.huggingface.output import SpeculativeOutput
+
+__all__ = [
+    "SpeculativeOutput",
+    "check_context",
+    "context_length",
+    "generate",
+    "hide_progress_bars",
+    "load_model",
+    "load_tokenizer",
+    "speculative",
+    "vocabulary_size",
+]

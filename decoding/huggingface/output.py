@@ -1,0 +1,108 @@
+"""What `generate` gives back, from a decoded batch."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers.utils.generic import ModelOutput
+
+from decoding.plan import Decoded, Text
+from decoding.statistics import Statistics
+from decoding.stopwatch import Seconds
+from solvers.errors import InputError
+
+
+@dataclass
+class SpeculativeOutput(ModelOutput):
+    """Generated texts and their account.
+
+    Parameters
+    ----------
+    sequences
+        Prompts and generated tokens, `[batch, length]`, as `generate` lays them out: padding stays left of the prompts
+        and fills finished rows.
+    statistics
+        All texts together.
+    texts
+        Every text's own statistics, in the order of the batch.
+    errors
+        Why a text ended before its time, None for those that did not.
+    seconds
+        Where the time went.
+    interrupted
+        Whether Ctrl-C ended the call; what was generated until then is here.
+    scores, logits
+        With output_scores and output_logits: the target's processed and raw logits at every generated token, one
+        `[batch, vocab]` per token; zeros after a text's end.
+    """
+
+    sequences: Tensor
+    # never None in fact; ModelOutput allows one field without a default
+    statistics: Statistics = cast(Statistics, None)
+    texts: tuple[Statistics, ...] = cast(tuple[Statistics, ...], None)
+    errors: tuple[str | None, ...] = cast(tuple[str | None, ...], None)
+    seconds: Seconds = cast(Seconds, None)
+    interrupted: bool = cast(bool, None)
+    scores: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None = None
+
+
+def output_of(decoded: Decoded, input_ids: Tensor, generation_config: Any, temperature: float) -> SpeculativeOutput:
+    """Lay a decoded batch out as `generate` does.
+
+    Parameters
+    ----------
+    decoded
+        The batch.
+    input_ids
+        The prompts, `[batch, length]`.
+    generation_config
+        Pad and end tokens, and whether scores are wanted.
+    temperature
+        Kept apart from the other processors by the loop; scores have it.
+
+    Raises
+    ------
+    InputError
+        Every text ended in an error.
+    """
+    errors = tuple(text.error for text in decoded.texts)
+    failed = [row for row, error in enumerate(errors) if error is not None]
+    if len(failed) == len(errors):
+        raise InputError(errors[0] or "")
+    if failed:
+        warnings.warn(f"rows {failed} of the batch ended early: {errors[failed[0]]}", RuntimeWarning, stacklevel=2)
+    longest = max(len(text.tokens) for text in decoded.texts)
+    written = input_ids.new_full((len(errors), longest), _padding_token(generation_config))
+    for row, text in zip(written, decoded.texts, strict=True):
+        row[: len(text.tokens)] = row.new_tensor(text.tokens)
+    scale = temperature or 1.0
+    return SpeculativeOutput(
+        sequences=torch.cat([input_ids, written], dim=1),
+        statistics=Statistics.pooled([text.statistics for text in decoded.texts]),
+        texts=tuple(text.statistics for text in decoded.texts),
+        errors=errors,
+        seconds=decoded.seconds,
+        interrupted=decoded.interrupted,
+        scores=_columns(decoded.texts, "scores", scale) if generation_config.output_scores else None,
+        logits=_columns(decoded.texts, "logits", 1.0) if generation_config.output_logits else None,
+    )
+
+
+def _padding_token(generation_config: Any) -> int:
+    if generation_config.pad_token_id is not None:
+        return generation_config.pad_token_id
+    ends = generation_config.eos_token_id
+    return 0 if ends is None else ends if isinstance(ends, int) else ends[0]
+
+
+def _columns(texts: tuple[Text, ...], name: str, scale: float) -> tuple[Tensor, ...]:
+    # out of inference mode: what is returned may take part in a backward pass
+    rows = [[each.clone() for each in getattr(text, name)] for text in texts]
+    empty = torch.zeros_like(next(row[0] for row in rows if row))
+    return tuple(
+        torch.stack([row[place] / scale if place < len(row) else empty for row in rows])
+        for place in range(max(len(row) for row in rows))
+    )

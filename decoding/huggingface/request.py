@@ -1,0 +1,125 @@
+"""What `generate` has prepared, in the loop's own terms."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import StaticCache
+from transformers.generation import logits_process as process
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from decoding.cache import CachedModel
+from decoding.laws import Processors, Warping
+from solvers.errors import InputError
+
+BLIND = (
+    process.TemperatureLogitsWarper,
+    process.TopKLogitsWarper,
+    process.TopPLogitsWarper,
+    process.MinPLogitsWarper,
+    process.TypicalLogitsWarper,
+    process.EpsilonLogitsWarper,
+    process.EtaLogitsWarper,
+    process.InfNanRemoveLogitsProcessor,
+    process.SuppressTokensLogitsProcessor,
+)
+"""Processors that do not look at the text: one call serves every row and position."""
+
+
+def left_aligned(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, list[int]]:
+    """Shift left-padded prompts to the left; return them, `[batch, length]`, and how much padding each had.
+
+    Raises
+    ------
+    InputError
+        Padding elsewhere than on the left.
+    """
+    batch, longest = input_ids.shape
+    if attention_mask is None:
+        return input_ids, [0] * batch
+    mask = attention_mask.to(device=input_ids.device, dtype=torch.bool)
+    if mask.shape != input_ids.shape or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
+        raise InputError(
+            "attention_mask: expected prompts padded on the left; got other padding, or a mask of another shape; "
+            "set tokenizer.padding_side = 'left'"
+        )
+    pads = (~mask).sum(dim=1)
+    columns = torch.arange(longest, device=input_ids.device) + pads[:, None]
+    return input_ids.gather(1, columns.clamp(max=longest - 1)), pads.tolist()
+
+
+def warping_of(processors: Any, greedy: bool, input_ids: Tensor, padding: list[int]) -> Warping:
+    """Split a list of logits processors into a temperature and the rest.
+
+    The temperature is kept apart if only top-k follows it, which does not depend on the scale; a processor behind it
+    that does, top-p for one, keeps it in the list.
+    """
+    rest, temperature = list(processors), 0.0 if greedy else 1.0
+    behind = [place for place, each in enumerate(rest) if not isinstance(each, process.TopKLogitsWarper)]
+    if behind and isinstance(rest[behind[-1]], process.TemperatureLogitsWarper) and not greedy:
+        temperature = float(rest.pop(behind[-1]).temperature)
+    return Warping(
+        temperature=temperature,
+        # transformers annotates its calls with tensor classes that nobody makes
+        processors=cast(Processors, process.LogitsProcessorList(rest)) if rest else None,
+        reads_text=not all(isinstance(each, BLIND) for each in rest),
+        prompts=input_ids,
+        padding=padding,
+    )
+
+
+def finished_by(stopping_criteria: Any, input_ids: Tensor) -> Callable[[int, list[int]], bool]:
+    """Return `(row, its generated tokens) -> bool`: an end token, or any other criterion that says stop.
+
+    The greatest length is the loop's own matter. Criteria see a row as `generate` lays it out.
+    """
+    ends: set[int] = set()
+    others = []
+    for criterion in stopping_criteria:
+        if isinstance(criterion, EosTokenCriteria):
+            ends |= set(criterion.eos_token_id.tolist())
+        elif not isinstance(criterion, MaxLengthCriteria):
+            others.append(criterion)
+
+    def finished(row: int, tokens: list[int]) -> bool:
+        if tokens[-1] in ends:
+            return True
+        if not others:
+            return False
+        text = torch.cat([input_ids[row], input_ids.new_tensor(tokens)])[None]
+        return any(bool(criterion(text, None).all()) for criterion in others)
+
+    return finished
+
+
+def emitted_to(streamer: BaseStreamer | None) -> Callable[[int, list[int]], None]:
+    """Return `(row, tokens)`, which passes them on."""
+
+    def emitted(row: int, tokens: list[int]) -> None:
+        if streamer is not None:
+            streamer.put(torch.tensor(tokens))
+
+    return emitted
+
+
+def is_static(generation_config: Any, cache: Any) -> bool:
+    """Whether a cache of fixed size was asked for.
+
+    Raises
+    ------
+    InputError
+        A kind of cache that the loop has not.
+    """
+    kind = generation_config.cache_implementation
+    if kind not in (None, "dynamic", "dynamic_full", "static"):
+        raise InputError(f"cache_implementation: expected 'dynamic' or 'static'; got {kind!r}")
+    return kind == "static" or isinstance(cache, StaticCache)
+
+
+def loaded(target: CachedModel, cache: Any, padding: list[int]) -> int:
+    """Take over what a cache given by the user holds; return how many columns every row then has."""
+    if cache is None or int(cache.get_seq_length()) == 0:
+        return 0
+    return max(target.load(cache, torch.tensor(padding)) - max(padding), 0)
