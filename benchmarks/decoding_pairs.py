@@ -48,6 +48,7 @@ SHAPES = {
     "24x64, V = 1000": Shape(layers=24, draft_layers=6, hidden=64, heads=4, vocab=1000, spread=3.0, echo=0.005),
 }
 """A model that computes, one whose head is all of it, and one that is nothing but calls."""
+CALLS = "24x64, V = 1000"
 CONTEXT = 2048
 
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 import decoding
-from benchmarks.decoding_pairs import SHAPES, random_pair
+from benchmarks.decoding_pairs import CALLS, SHAPES, random_pair
 from benchmarks.harness import interleaved_seconds, quantiles, write_rows
 from decoding import embedded
 from decoding.evaluation.positions import PLAIN_SAMPLING
@@ -44,6 +44,8 @@ REPEATS = {1.0: 5, 0.7: 3, 0.5: 3}
 """By temperature; each repeat has a prompt and a seed of its own."""
 SAMPLING, ASSISTED, ONCE, OURS = "transformers, sampling", "transformers, assisted", "assisted, warped once", "ours"
 EXACT, PRICED = "ours, exact statistics", "ours, CommonPrice(price=1)"
+COMPILED = "ours, static cache, compiled"
+"""Measured where calls are all there is; its first call, untimed, compiles for a minute or two."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,7 +147,7 @@ def assisted(asked: Asked, *, once: bool = False) -> int:
     return target.calls
 
 
-def ours(asked: Asked, *, rule: Rule | None = None, exact: bool = False) -> int:
+def ours(asked: Asked, *, rule: Rule | None = None, exact: bool = False, compiled: bool = False) -> int:
     """The loop, the whole batch in one call."""
     output = decoding.generate(
         asked.target,
@@ -154,19 +156,22 @@ def ours(asked: Asked, *, rule: Rule | None = None, exact: bool = False) -> int:
         rule=SpeculativeSampling() if rule is None else rule,
         draft_length=DRAFT_LENGTH,
         account="exact" if exact else "counts",
+        compiled=compiled,
+        cache_implementation="static" if compiled else None,
         **asked.arguments,
     )
     return output.statistics.target_calls
 
 
-def decoders(temperature: float, batch: int) -> dict[str, Decoder]:
+def decoders(pair: str, temperature: float, batch: int) -> dict[str, Decoder]:
     """Who is measured: at other temperatures than 1 the peer as shipped and repaired; in batches everybody once."""
     if batch > 1:
         return {SAMPLING: sampling, ASSISTED: assisted, OURS: ours}
     if temperature != 1:
         return {ASSISTED: assisted, ONCE: partial(assisted, once=True), OURS: ours}
-    lossy = partial(ours, rule=CommonPrice(price=1.0))
-    return {SAMPLING: sampling, ASSISTED: assisted, OURS: ours, EXACT: partial(ours, exact=True), PRICED: lossy}
+    measured: dict[str, Decoder] = {SAMPLING: sampling, ASSISTED: assisted, OURS: ours}
+    measured |= {EXACT: partial(ours, exact=True), PRICED: partial(ours, rule=CommonPrice(price=1.0))}
+    return measured | ({COMPILED: partial(ours, compiled=True)} if pair == CALLS else {})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,7 +202,8 @@ def measure(subject: Subject, temperature: float, batch: int, repeats: int) -> l
             rounds = decoder(asked)
         runs.setdefault(name, []).append(Run(rounds=rounds, target=target.seconds, draft=draft.seconds))
 
-    tasks = {name: partial(task, name, decoder, count()) for name, decoder in decoders(temperature, batch).items()}
+    chosen = decoders(subject.name, temperature, batch)
+    tasks = {name: partial(task, name, decoder, count()) for name, decoder in chosen.items()}
     seconds = interleaved_seconds(tasks, repeats=repeats)
     setting = {
         "question": "tokens per second, one thread, float32, no end token, whole vocabulary",

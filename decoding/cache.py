@@ -58,6 +58,8 @@ class CachedModel:
     ) -> None:
         _check_model(model, name)
         self.model, self.name = model, name
+        # whole buckets where addresses are fixed: calls of other lengths then have the same shapes, compiled before
+        capacity = -(-capacity // BUCKET) * BUCKET if static else capacity
         self.batch, self.capacity, self.static = batch, capacity, static
         self.device: torch.device = model.device
         self._forward = _compiled(model) if compiled else model
@@ -145,7 +147,7 @@ class CachedModel:
 
     def width(self, columns: int) -> int:
         """Columns that attention should see for these to be among them: few values where graphs are captured."""
-        return min(-(-columns // BUCKET) * BUCKET, self.capacity) if self.static else columns
+        return -(-columns // BUCKET) * BUCKET if self.static else columns
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, `[kept]`, in this order.

@@ -7,7 +7,7 @@ import transformers as hf
 from cached_models import CAPACITY, EVERY_FAMILY, VOCAB, WINDOW, alone, ragged_rounds, texts, tiny
 from torch import Tensor
 
-from decoding.cache import CachedModel
+from decoding.cache import BUCKET, CachedModel
 from decoding.ragged_cache import RaggedCache
 from solvers.errors import InputError
 
@@ -135,7 +135,7 @@ def test_static_buffers_never_move():
     assert len(addresses) == 1
     # what a model asks before it leaves out a mask
     assert cached._cache.is_compileable
-    assert all(tensor.shape[2] == CAPACITY for pair in buffers(cached) for tensor in pair)
+    assert all(tensor.shape[2] == BUCKET for pair in buffers(cached) for tensor in pair)
 
 
 def test_the_layers_store_what_a_dictionary_would():
@@ -218,7 +218,7 @@ def test_load_continues_a_users_cache(name: str, pad: list[int], kind: str, stat
     left_padded(model, past, text[:, :8], pad)
     cached = CachedModel(model, "target", batch=3, capacity=CAPACITY, static=static)
     assert cached.load(past, torch.tensor(pad)) == 8
-    assert {tensor.shape[2] for pair in buffers(cached) for tensor in pair} == {CAPACITY if static else 8}
+    assert {tensor.shape[2] for pair in buffers(cached) for tensor in pair} == {BUCKET if static else 8}
     continued(cached, [row[count:] for row, count in zip(text, pad, strict=True)], [8 - count for count in pad])
 
 

@@ -7,7 +7,7 @@ from cached_models import CAPACITY, CONFIGS, VOCAB, alone, ragged_rounds, texts,
 from host_sync import no_host_sync
 from torch._dynamo.testing import CompileCounter
 
-from decoding.cache import CachedModel
+from decoding.cache import BUCKET, CachedModel
 from solvers.errors import InputError
 
 
@@ -109,15 +109,23 @@ def test_a_model_that_computes_every_logit_is_cut():
     torch.testing.assert_close(logits[0], alone(tiny("gpt_neox"), text[0])[-2:], atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("static", [False, True])
-def test_the_capacity_is_checked_before_the_model_runs(static: bool):
-    cached = CachedModel(tiny("llama"), "draft", batch=1, capacity=4, static=static)
+def test_the_capacity_is_checked_before_the_model_runs():
+    cached = CachedModel(tiny("llama"), "draft", batch=1, capacity=4)
     text, columns = texts(1, 5), torch.arange(5)[None]
     for width, start in ((5, 0), (5, None), (4, 0), (4, 2), (4, -1)):
         with pytest.raises(InputError, match="draft model: expected columns within.*capacity of 4.*longest text"):
             cached.feed(text, columns, width=width, keep=1, start=start)
     assert cached.calls == 0
     assert not cached._cache._buffers
+
+
+def test_a_static_cache_has_whole_buckets_and_sees_whole_buckets():
+    cached = CachedModel(tiny("llama"), "draft", batch=1, capacity=BUCKET + 1, static=True)
+    assert cached.capacity == 2 * BUCKET
+    assert [cached.width(columns) for columns in (1, BUCKET, BUCKET + 1)] == [BUCKET, BUCKET, 2 * BUCKET]
+    text, columns = texts(1, 1), torch.zeros(1, 1, dtype=torch.int64)
+    with pytest.raises(InputError, match=f"capacity of {2 * BUCKET}"):
+        cached.feed(text, columns, width=2 * BUCKET + 1, keep=1)
 
 
 def test_shapes_are_checked():
