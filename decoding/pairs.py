@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from decoding import embedded
-from decoding.huggingface import load_model, load_tokenizer, vocabulary_size
+from decoding.huggingface import common_vocabulary, load_model, load_tokenizer, vocabulary_size
 from solvers.errors import InputError
 
 
@@ -28,6 +28,11 @@ class Pair:
     draft: Any
     tokenizer: Any
     name: str
+
+    @property
+    def vocab(self) -> int:
+        """Tokens that both models know; the rest of the wider one is padding."""
+        return min(vocabulary_size(self.target), vocabulary_size(self.draft))
 
 
 def load_pair(
@@ -53,11 +58,11 @@ def load_pair(
         tokenizer=load_tokenizer(target),
         name=name,
     )
-    sizes = vocabulary_size(pair.target), vocabulary_size(pair.draft)
-    if sizes[0] != sizes[1] or pair.tokenizer.get_vocab() != load_tokenizer(draft).get_vocab():
+    common_vocabulary(pair.target, pair.draft)
+    if pair.tokenizer.get_vocab() != load_tokenizer(draft).get_vocab():
         raise InputError(
-            f"pair: expected one vocabulary; got {sizes[0]} tokens in {target} and {sizes[1]} in {draft}, or tokens "
-            "numbered differently; choose a draft trained with the target's tokenizer"
+            f"pair: expected one vocabulary; got tokens numbered differently in {target} and {draft}; choose a draft "
+            "trained with the target's tokenizer"
         )
     return pair
 

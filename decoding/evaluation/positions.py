@@ -68,7 +68,7 @@ def sampled_texts(
         fresh = min(text.shape[1] - prompts[owner].shape[1], limit - count)
         first = prompts[owner].shape[1] - 1
         draft_logits, target_logits = (
-            model(text[:, :-1].to(model.device)).logits[0, first : first + fresh].float()
+            model(text[:, :-1].to(model.device)).logits[0, first : first + fresh, : pair.vocab].float()
             for model in (pair.draft, pair.target)
         )
         yield Text(owner, draft_logits, target_logits)

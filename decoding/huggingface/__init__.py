@@ -3,6 +3,7 @@
 from decoding.huggingface.generation import generate, speculative
 from decoding.huggingface.loading import (
     check_context,
+    common_vocabulary,
     context_length,
     hide_progress_bars,
     load_model,
@@ -14,6 +15,7 @@ from decoding.huggingface.output import SpeculativeOutput
 __all__ = [
     "SpeculativeOutput",
     "check_context",
+    "common_vocabulary",
     "context_length",
     "generate",
     "hide_progress_bars",

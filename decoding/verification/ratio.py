@@ -145,7 +145,7 @@ class _Step:
             case "target":
                 return target
             case "draft":
-                return torch.addcmul(draft, target, (~rejected).to(target.dtype))
+                return draft  # 0 where nothing was rejected, and then the target
             case "fill":
                 return self._filled(draft.double(), target.double(), ~rejected[:, 0])
 
