@@ -163,7 +163,7 @@ def ours(asked: Asked, *, rule: Rule | None = None, exact: bool = False, compile
     return output.statistics.target_calls
 
 
-def decoders(pair: str, temperature: float, batch: int) -> dict[str, Decoder]:
+def decoders(temperature: float, batch: int, *, compiled: bool = False) -> dict[str, Decoder]:
     """Who is measured: at other temperatures than 1 the peer as shipped and repaired; in batches everybody once."""
     if batch > 1:
         return {SAMPLING: sampling, ASSISTED: assisted, OURS: ours}
@@ -171,7 +171,7 @@ def decoders(pair: str, temperature: float, batch: int) -> dict[str, Decoder]:
         return {ASSISTED: assisted, ONCE: partial(assisted, once=True), OURS: ours}
     measured: dict[str, Decoder] = {SAMPLING: sampling, ASSISTED: assisted, OURS: ours}
     measured |= {EXACT: partial(ours, exact=True), PRICED: partial(ours, rule=CommonPrice(price=1.0))}
-    return measured | ({COMPILED: partial(ours, compiled=True)} if pair == CALLS else {})
+    return measured | ({COMPILED: partial(ours, compiled=True)} if compiled else {})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,7 +202,7 @@ def measure(subject: Subject, temperature: float, batch: int, repeats: int) -> l
             rounds = decoder(asked)
         runs.setdefault(name, []).append(Run(rounds=rounds, target=target.seconds, draft=draft.seconds))
 
-    chosen = decoders(subject.name, temperature, batch)
+    chosen = decoders(temperature, batch, compiled=subject.name == CALLS)
     tasks = {name: partial(task, name, decoder, count()) for name, decoder in chosen.items()}
     seconds = interleaved_seconds(tasks, repeats=repeats)
     setting = {

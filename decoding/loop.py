@@ -13,7 +13,7 @@ from decoding.drafting import Drafter, Proposal, SeveralDrafts
 from decoding.graphs import Captured
 from decoding.plan import Decoded, Plan, Text
 from decoding.rounds import Fate, Round
-from decoding.sampling import unusable
+from decoding.sampling import unusable, unusable_rows
 from decoding.statistics import EXACT, Recorder, exact_columns
 from decoding.stopwatch import Stopwatch
 from decoding.verification import Verified, verify, verify_block_rule, verify_several
@@ -229,8 +229,8 @@ class _Loop:
         )
         for row, state in zip(self.slots, states, strict=True):
             self.rows[row].state = state
-        unusable = torch.zeros_like(accepted, dtype=torch.bool)
-        return Verified(accepted=accepted, next_token=following, unusable=unusable, outcome=None)
+        lawless = unusable_rows(proposal.logits[:, :count], limit) | unusable_rows(scores, limit + 1)
+        return Verified(accepted=accepted, next_token=following, unusable=lawless, outcome=None)
 
     def _choose(
         self, rule: Rule | BlockRule, proposal: Proposal, limit: Tensor, logits: Tensor, scores: Tensor

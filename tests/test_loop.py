@@ -21,7 +21,15 @@ from transformers.generation.streamers import BaseStreamer
 import decoding
 from solvers.errors import InputError
 from tradeoff import evaluate
-from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
+from tradeoff.rules import (
+    BlockVerification,
+    CommonPrice,
+    Consultant,
+    DecodingOPT,
+    DecodingUNO,
+    RatioClip,
+    SpeculativeSampling,
+)
 
 
 def generate(seed=0, prompt=PROMPT, **arguments):
@@ -251,13 +259,14 @@ class PoisonAfter:
 
 
 @pytest.mark.parametrize("kind", [None, "static"])
-def test_a_row_without_a_law_ends_and_leaves_the_others_alone(kind):
+@pytest.mark.parametrize("rule", [SpeculativeSampling(), CommonPrice(price=0.5), BlockVerification(), Consultant()])
+def test_a_row_without_a_law_ends_and_leaves_the_others_alone(rule, kind):
     def run(processors):
         return decoding.generate(
             TARGET,
             DRAFT,
             torch.tensor([[1, 3], [2, 1], [3, 3]]),
-            rule=SpeculativeSampling(),
+            rule=rule,
             generator=[torch.Generator().manual_seed(row) for row in range(3)],
             logits_processor=LogitsProcessorList(processors),
             cache_implementation=kind,
