@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decoding.cache import CachedModel
 from decoding.control import Controller, Spent
-from decoding.drafting import Drafter, Proposal, SeveralDrafts
+from decoding.drafting import Drafter, ModelDrafter, Proposal, SeveralDrafts
 from decoding.graphs import Captured
 from decoding.plan import Decoded, Plan, Text
 from decoding.rounds import Fate, Round
@@ -109,7 +109,7 @@ class _Loop:
         self.room = torch.full_like(self.length, plan.max_new_tokens)
         self.uniforms = torch.zeros(lines, 2 * self.most + 1, dtype=torch.float64, device=device)
         captured = target.static and device.type == "cuda" and not plan.warping.reads_text
-        self._draft = Captured(self._draft_phase, enabled=captured)
+        self._draft = Captured(self._draft_phase, enabled=captured and _can_be_captured(drafter, device))
         self._score = Captured(self._score_phase, enabled=captured)
 
     def start(self, seen: int) -> None:
@@ -270,9 +270,9 @@ class _Loop:
             for each in (verified.accepted, verified.next_token)
         )
         self.tokens.scatter_(1, (self.length + accepted)[:, None], following[:, None])
-        step = torch.where(self.room > 0, accepted + 1, 0)
+        step = torch.minimum(accepted + 1, self.room)
         self.length += step
-        self.room -= torch.minimum(step, self.room)
+        self.room -= step
 
     def _take(self, finished: Round) -> None:
         """Read the round back, hand its tokens out, and let finished texts go."""
@@ -310,7 +310,7 @@ class _Loop:
         if plan.keep_scores:
             mine.logits.extend(finished.logits[slot, : len(emitted)].clone())
             mine.scores.extend(finished.scores[slot, : len(emitted)].clone())
-        mine.length += fate.accepted + 1
+        mine.length += min(fate.accepted + 1, room)
         mine.recorder.add(
             drafted=len(fate.drafted),
             accepted=fate.accepted,
@@ -351,3 +351,8 @@ class _Loop:
             each[keep] for each in (self.tokens, self.length, self.room, self.uniforms)
         )
         self.slots = [self.slots[slot] for slot in slots]
+
+
+def _can_be_captured(drafter: Drafter, device: torch.device) -> bool:
+    """Whether a drafter works at fixed addresses of this device alone."""
+    return isinstance(drafter, ModelDrafter) and drafter.static and drafter.model.device == device

@@ -295,6 +295,14 @@ def test_both_caches_write_the_same_text(kind):
     assert torch.equal(write(CommonPrice(price=0.5), max_new_tokens=20, kind=kind).sequences, expected.sequences)
 
 
+@pytest.mark.parametrize("count", [5, 8])
+def test_rows_that_are_full_idle_in_a_static_cache_without_leaving_it(count):
+    # a rule with a bonus of its own drafts one token more, behind texts that have no room left
+    arguments = {"copies": 60, "max_new_tokens": count, "draft_length": 3}
+    expected = write(Typical(threshold=0.2), **arguments)
+    assert torch.equal(write(Typical(threshold=0.2), kind="static", **arguments).sequences, expected.sequences)
+
+
 def test_processors_that_read_the_text_see_every_row_as_generate_lays_it_out():
     inputs = padded(PROMPTS)
     arguments = {"do_sample": False, "max_new_tokens": 12, "repetition_penalty": 1.5, "min_new_tokens": 6}

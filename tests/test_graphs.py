@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from test_batch import PROMPTS, write
+from tiny import DRAFT
 
 from decoding import graphs, loop
-from decoding.drafting import Proposal
+from decoding.drafting import ModelDrafter, PromptLookup, Proposal
 from decoding.graphs import WARM_UP, Captured
 from tradeoff.rules import CommonPrice, SpeculativeSampling
 
@@ -106,3 +107,11 @@ def test_a_loop_of_replayed_graphs_writes_the_same_texts(rule, taped, monkeypatc
     np.testing.assert_allclose(found.statistics.rejection, expected.statistics.rejection)
     assert len(taped.tapes) == 2  # one for the draft, one for the target
     assert sum(tape.replays for tape in taped.tapes) > 2 * len(PROMPTS)
+
+
+def test_only_drafters_at_fixed_addresses_of_the_same_device_are_recorded():
+    here = torch.device("cpu")
+    assert loop._can_be_captured(ModelDrafter(DRAFT, static=True), here)
+    assert not loop._can_be_captured(ModelDrafter(DRAFT), here)
+    assert not loop._can_be_captured(ModelDrafter(DRAFT, static=True), torch.device("meta"))
+    assert not loop._can_be_captured(PromptLookup(), here)
