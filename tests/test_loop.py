@@ -10,6 +10,8 @@ from tiny import DRAFT, PROMPT, TARGET, VOCAB, FavourEven, law_after, tiny_model
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     StaticCache,
@@ -397,3 +399,38 @@ def test_counts_only_leave_exact_columns_empty_and_all_counts_in_place():
     np.testing.assert_array_equal(counts.accepted, exact.accepted)
     assert counts.verified == exact.verified
     assert exact.spent["kl"] == pytest.approx(exact.divergences["kl"].sum())
+
+
+@pytest.mark.parametrize("kind", [None, "static"])
+def test_drafts_behind_the_last_position_of_a_model_are_harmless(kind):
+    # learned positions: a token at position 12 would be an index error
+    def model(seed):
+        torch.manual_seed(seed)
+        config = GPT2Config(vocab_size=VOCAB, n_positions=12, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5)
+        config.bos_token_id = config.eos_token_id = None
+        return GPT2LMHeadModel(config).eval()
+
+    target, draft = model(0), model(1)
+    ids = torch.tensor([[1, 3, 2, 4], [0, 0, 0, 2]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1]])
+    arguments: dict[str, Any] = {
+        "do_sample": True,
+        "top_k": 0,
+        "max_new_tokens": 8,
+        "draft_length": 5,
+        "pad_token_id": 0,
+    }
+
+    def write(rows, **more):
+        return decoding.generate(
+            target,
+            draft,
+            ids[rows],
+            attention_mask=mask[rows],
+            generator=[torch.Generator().manual_seed(row) for row in rows],
+            **arguments | more,
+        ).sequences
+
+    together = write([0, 1], cache_implementation=kind)
+    for row in (0, 1):
+        assert torch.equal(together[row : row + 1], write([row]))
