@@ -222,6 +222,21 @@ def test_a_model_that_writes_nan_is_a_clear_error():
         decoding.generate(TARGET, broken, PROMPT, do_sample=True, max_new_tokens=2)
 
 
+def test_a_draft_of_another_dtype_is_verified_by_the_law_it_was_drawn_from():
+    draft = copy.deepcopy(DRAFT).to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    output = decoding.generate(TARGET, draft, PROMPT, do_sample=True, max_new_tokens=20, top_k=0, generator=generator)
+    statistics = output.statistics
+    for place, position in enumerate(statistics.position):
+        prefix = output.sequences[:, : PROMPT.shape[1] + position]
+        with torch.no_grad():
+            law = draft(prefix).logits[:, -1].double().softmax(-1)
+        outcome = evaluate(SpeculativeSampling(), law, law_after(TARGET, prefix))
+        # bfloat16 has 3 digits, and a cached pass rounds otherwise than a whole one
+        np.testing.assert_allclose(statistics.rejection[place], outcome.rejection[0], atol=0.02)
+    assert statistics.divergences["kl"].max() < 1e-9
+
+
 def test_padded_vocabularies_are_cut_to_the_common_part_with_a_warning():
     target, draft = tiny_model(28, vocab=40), tiny_model(2, vocab=40)
     arguments = {"rule": CommonPrice(price=0.5), "do_sample": True, "max_new_tokens": 20, "top_k": 0}
