@@ -20,6 +20,7 @@ from tradeoff.rules import (
     Cactus,
     CommonPrice,
     Consultant,
+    Contrastive,
     RatioClip,
     RecursiveRejection,
     SampleMatch,
@@ -161,6 +162,13 @@ def test_prompt_lookup_drafts_are_lossless_and_sometimes_accepted():
     for table, prompt in zip(tables(output, prompts), prompts, strict=True):
         assert chi_square_p_value(table, target_law(prompt)) > FALSE_ALARM
     assert 0 < output.statistics.rejected < output.statistics.verified
+
+
+def test_a_drafter_with_nothing_to_say_is_taken_to_agree_with_the_target():
+    # this rule's bonus divides by the draft's law, and there is nothing to look up after one token
+    output = write(Contrastive(alpha=1.0), prompts=([3],), copies=COPIES, draft=PromptLookup(), max_new_tokens=1)
+    counts = np.bincount(output.sequences[:, -1].numpy(), minlength=VOCAB)
+    assert chi_square_p_value(counts, after("target", (3,), ())) > FALSE_ALARM
 
 
 def test_an_early_exit_of_the_target_drafts_for_it():
