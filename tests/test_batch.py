@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import DRAFT, FALSE_ALARM, RULES, TARGET, VOCAB, chi_square_p_value, law_after
+from tiny import DRAFT, FALSE_ALARM, RULES, TARGET, VOCAB, FavourEven, chi_square_p_value, law_after
+from transformers import LogitsProcessorList
 
 import decoding
 from decoding.drafting import PromptLookup, SeveralDrafts, early_exit
@@ -229,6 +230,19 @@ def test_several_drafts_chosen_by_recursive_rejection_are_lossless(kind, draft_l
         assert chi_square_p_value(table, target_law(prompt)) > FALSE_ALARM
     single = write(SpeculativeSampling(), copies=COPIES, draft_length=draft_length)
     assert output.statistics.rejected < 0.8 * single.statistics.rejected
+
+
+def test_every_line_of_several_drafts_is_processed_by_its_own_text():
+    processors = LogitsProcessorList([FavourEven()])
+    output = write(
+        SpeculativeSampling(), copies=COPIES, draft=SeveralDrafts(DRAFT, drafts=2), logits_processor=processors
+    )
+    for table, prompt in zip(tables(output), PROMPTS, strict=True):
+        law = np.zeros([VOCAB] * HORIZON)
+        for text in product(range(VOCAB), repeat=HORIZON):
+            laws = (law_after(TARGET, torch.tensor([[*prompt, *text[:place]]]), processors) for place in range(HORIZON))
+            law[text] = np.prod([float(each[0, token]) for each, token in zip(laws, text, strict=True)])
+        assert chi_square_p_value(table, law) > FALSE_ALARM
 
 
 def test_the_exact_rejection_of_several_drafts_is_that_of_recursive_rejection():
