@@ -192,6 +192,18 @@ def test_a_cache_that_knows_the_prompt_is_taken_over(kind):
     assert calls[0] == 1  # the fifth token; the sixth comes with the first block
 
 
+def test_a_cache_of_a_padded_batch_is_taken_over_too():
+    prompt = torch.tensor([[1, 3, 2, 4, 3, 1], [0, 0, 2, 4, 1, 3]])
+    mask = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
+    expected = generate(prompt=prompt, attention_mask=mask)
+    cache = DynamicCache(config=TARGET.config)
+    with torch.no_grad():
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, :4]
+        TARGET(prompt[:, :4], attention_mask=mask[:, :4], position_ids=positions, past_key_values=cache)
+    output = generate(prompt=prompt, attention_mask=mask, past_key_values=cache)
+    assert torch.equal(output.sequences, expected.sequences)
+
+
 def test_the_time_is_split_into_parts_that_add_up():
     seconds = generate().seconds
     assert min(seconds.draft, seconds.target, seconds.verify, seconds.rest) > 0
