@@ -1,5 +1,6 @@
 """What happens to logits before they are laws: the common vocabulary, processors applied once, a temperature."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -77,13 +78,12 @@ class Warping:
 
     def _alike(self, length: list[int]) -> list[list[int]]:
         """Lines that can be shown together: of one number of new tokens, and no row twice."""
-        groups: dict[tuple[int, int], list[int]] = {}
+        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        lines_of: Counter[int] = Counter()
         for line, each in enumerate(length):
             row = self._rows[line] if self._rows else line
-            fresh, turn = each - self._real(line), 0
-            while any((self._rows[other] if self._rows else other) == row for other in groups.get((fresh, turn), [])):
-                turn += 1
-            groups.setdefault((fresh, turn), []).append(line)
+            groups[each - self._real(line), lines_of[row]].append(line)
+            lines_of[row] += 1
         return list(groups.values())
 
     def _called(self, lines: list[int], tokens: Tensor, scores: Tensor, fresh: int) -> Tensor:
