@@ -42,8 +42,8 @@ class CachedModel:
     capacity
         Most columns: the longest text.
     static
-        Allocate all columns at the first feed and never move them, for captured graphs; `select` and `expand` are
-        then refused. Otherwise memory follows the text.
+        Allocate all columns at the first feed and never move them, for captured graphs; `select` is then
+        refused. Otherwise memory follows the text.
     compiled
         Run the model's forward through torch.compile, one compilation per shape.
 
@@ -160,18 +160,6 @@ class CachedModel:
         self._check_moving("select")
         self._cache.batch_select_indices(rows)
         self.batch = rows.shape[0]
-
-    def expand(self, times: int) -> None:
-        """Repeat each row `times` times, copies next to each other: several drafts from one prefix.
-
-        Raises
-        ------
-        InputError
-            A static cache.
-        """
-        self._check_moving("expand")
-        self._cache.batch_repeat_interleave(times)
-        self.batch *= times
 
     def share(self, winner: Tensor, columns: Tensor) -> None:
         """Give every row of a group what the group's winner holds at some columns.

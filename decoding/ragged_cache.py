@@ -140,11 +140,6 @@ class RaggedCache(Cache):
         for layer in self._buffers.values():
             layer.replace(lambda buffer: buffer.index_select(0, indices.to(buffer.device)))
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row, copies next to each other."""
-        for layer in self._buffers.values():
-            layer.replace(lambda buffer: buffer.repeat_interleave(repeats, dim=0))
-
     def share(self, winner: Tensor, columns: Tensor) -> None:
         """Copy columns of each group's winner to its whole group.
 

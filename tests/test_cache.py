@@ -185,11 +185,10 @@ def test_select_keeps_rows_in_order(name: str):
     continued(cached, [text[1, :12]], [7])
 
 
-def test_expand_then_share_gives_the_group_its_winner():
-    cached = CachedModel(tiny("llama"), "target", batch=2, capacity=CAPACITY)
+def test_sharing_gives_the_group_its_winner():
+    cached = CachedModel(tiny("llama"), "target", batch=6, capacity=CAPACITY)
     text = texts(2, 6)
-    fed_alike(cached, text)
-    cached.expand(3)
+    fed_alike(cached, text.repeat_interleave(3, 0))
     drafts = texts(6, 4, seed=8)
     prefixes = [text[row // 3, : 6 if row < 3 else 4] for row in range(6)]
     chains = [torch.cat([prefix, draft]) for prefix, draft in zip(prefixes, drafts, strict=True)]

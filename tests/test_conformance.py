@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,7 @@ def test_what_a_generator_cannot_test_is_skipped_in_sight_and_never_passed():
     ("rule", "exact"),
     [
         # at epsilon 0.1 one pair has q + epsilon = p, which laws from logits cannot hold
-        *((rule, True) for rule in (SpeculativeSampling(), DecodingUNO(epsilon=0.13), RatioClip(ceiling=1.5))),
-        *((rule, False) for rule in (SpeculativeSampling(), DecodingUNO(epsilon=0.13), RatioClip(ceiling=1.5))),
+        *product((SpeculativeSampling(), DecodingUNO(epsilon=0.13), RatioClip(ceiling=1.5)), (True, False)),
         (BlockVerification(), False),
     ],
     ids=repr,
