@@ -18,9 +18,9 @@ from solvers.errors import InputError, SolverError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from decoding.evaluation.comparison import Folder, Settings
-    from decoding.evaluation.map_options import MapOptions
+    from decoding.evaluation.comparison.texts import Folder, Settings
     from decoding.evaluation.position_file import Collection, StoredLogits
+    from decoding.evaluation.rule_map.options import MapOptions
     from decoding.pairs import Pair
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -141,7 +141,7 @@ def compare(
         if limit is not None and limit < 1:
             raise InputError(f"limit: expected at least 1; got {limit}")
         from decoding import embedded
-        from decoding.evaluation.comparison import Folder, Settings, encode_prompts
+        from decoding.evaluation.comparison.texts import Folder, Settings, encode_prompts
         from decoding.evaluation.prompts import read_prompts
 
         texts = read_prompts(prompts or embedded.PROMPTS, limit)
@@ -197,7 +197,7 @@ def map_rules(
     the figure map.png, and map.html, a page to explore without a network.
     """
     with _one_line_errors("interrupted; finished texts and rows are kept, the same command goes on from there"):
-        from decoding.evaluation.map_options import MapOptions
+        from decoding.evaluation.rule_map.options import MapOptions
 
         options = MapOptions.checked(_numbers(rejection), rules, temperature, greedy_draft=greedy_draft, seed=seed)
         if positions is not None:
@@ -261,9 +261,9 @@ def _load(target: str | None, draft: str | None, dtype: str, device: str, thread
 
 
 def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "Folder") -> None:
-    from decoding.evaluation.comparison import calibrate_cells, calibration_steps, generate_rows, missing
-    from decoding.evaluation.report import figure, print_table, write_rows
-    from decoding.evaluation.summary import summarise
+    from decoding.evaluation.comparison.report import figure, print_table, write_rows
+    from decoding.evaluation.comparison.summary import summarise
+    from decoding.evaluation.comparison.texts import calibrate_cells, calibration_steps, generate_rows, missing
 
     with _progress() as progress:
         task = progress.add_task("calibrating", total=calibration_steps(settings))
@@ -286,7 +286,7 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
 
 def _collected(collection: "Collection", path: Path, threads: int | None) -> "StoredLogits":
     """The positions of a pair, from the file if they are there: no model is loaded then."""
-    from decoding.evaluation.comparison import encode_prompts
+    from decoding.evaluation.comparison.texts import encode_prompts
     from decoding.evaluation.position_file import collect_logits, stored_logits
 
     found = stored_logits(path, collection)
@@ -301,10 +301,10 @@ def _collected(collection: "Collection", path: Path, threads: int | None) -> "St
 
 
 def _map(source: str, logits: "StoredLogits", options: "MapOptions", out: Path) -> None:
-    from decoding.evaluation.map_options import MapFolder
-    from decoding.evaluation.map_page import write_page
-    from decoding.evaluation.map_report import figure, print_rankings, rank, smallest_excess
-    from decoding.evaluation.rule_map import Mapper, map_steps
+    from decoding.evaluation.rule_map.mapper import Mapper, map_steps
+    from decoding.evaluation.rule_map.options import MapFolder
+    from decoding.evaluation.rule_map.page import write_page
+    from decoding.evaluation.rule_map.report import figure, print_rankings, rank, smallest_excess
 
     positions, settings = options.positions(source, logits)
     folder, curves = MapFolder(out, settings), options.curves

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from decoding import embedded
 from decoding.cli import app
-from decoding.evaluation import comparison
+from decoding.evaluation.comparison import texts
 
 SMALL = [
     "--limit=3",
@@ -74,7 +74,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_no_digits(whole):
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(whole, tmp_path, monkeypatch):
     out, _ = whole
     partial = tmp_path / "out"
-    original, written = comparison.generate_rows, 0
+    original, written = texts.generate_rows, 0
 
     def interrupted(*arguments):
         nonlocal written
@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(whole, tmp_path,
             yield row
 
     with monkeypatch.context() as patch:
-        patch.setattr("decoding.evaluation.comparison.generate_rows", interrupted)
+        patch.setattr("decoding.evaluation.comparison.texts.generate_rows", interrupted)
         stopped = compare(*SMALL, f"--out={partial}")
     assert stopped.exit_code == 130
     assert len(rows(partial / "samples.jsonl")) == 7

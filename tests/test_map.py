@@ -7,11 +7,11 @@ import pytest
 from map_files import ROWS, kind, logits_file, rows, run
 from tolerances import assert_close
 
-from decoding.evaluation import rule_map
-from decoding.evaluation.map_options import all_curves
-from decoding.evaluation.map_report import label
 from decoding.evaluation.position_file import read_logits
-from decoding.evaluation.rule_map import DIVERGENCES
+from decoding.evaluation.rule_map import mapper
+from decoding.evaluation.rule_map.mapper import DIVERGENCES
+from decoding.evaluation.rule_map.options import all_curves
+from decoding.evaluation.rule_map.report import label
 from tradeoff import evaluate, solve_pareto
 from tradeoff.positions import Positions
 from tradeoff.rules import from_spec
@@ -171,7 +171,7 @@ def test_an_interrupted_map_goes_on_and_ends_with_the_same_rows(file, tmp_path, 
     whole, partial = tmp_path / "whole", tmp_path / "partial"
     arguments = (f"--positions={file}", FEW, "--rejection=0.1")
     assert run(*arguments, f"--out={whole}").exit_code == 0
-    original = rule_map.Mapper._curve_row
+    original = mapper.Mapper._curve_row
 
     def interrupted(self, curve):
         if curve.spec == "mars":
@@ -179,7 +179,7 @@ def test_an_interrupted_map_goes_on_and_ends_with_the_same_rows(file, tmp_path, 
         return original(self, curve)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rule_map.Mapper, "_curve_row", interrupted)
+        patch.setattr(mapper.Mapper, "_curve_row", interrupted)
         stopped = run(*arguments, f"--out={partial}")
     assert stopped.exit_code == 130
     assert "the same command goes on from there" in stopped.output

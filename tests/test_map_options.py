@@ -4,7 +4,7 @@ import pytest
 from map_files import logits_file, rows, run
 
 from decoding import cli
-from decoding.evaluation.map_options import curves_named
+from decoding.evaluation.rule_map.options import curves_named
 
 
 @pytest.fixture(scope="module")

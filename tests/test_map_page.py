@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from map_files import kind, logits_file, rows, run
 
-from decoding.evaluation.map_options import MapSettings
-from decoding.evaluation.map_page import page_figure, write_page
-from decoding.evaluation.map_report import curve_rows, fronts_of, points_along
-from decoding.evaluation.rule_map import DIVERGENCES, RANKED
+from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
+from decoding.evaluation.rule_map.options import MapSettings
+from decoding.evaluation.rule_map.page import page_figure, write_page
+from decoding.evaluation.rule_map.report import curve_rows, fronts_of, points_along
 
 RULES = ["speculative_sampling", "lenience", "typical", "mars", "cascade:variant=tok3", "common_price"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

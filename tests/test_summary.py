@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from decoding.evaluation.calibration import Calibration
-from decoding.evaluation.comparison import Cell
-from decoding.evaluation.summary import Bootstrap, summarise
+from decoding.evaluation.comparison.summary import Bootstrap, summarise
+from decoding.evaluation.comparison.texts import Cell
 from tradeoff.rules import SpeculativeSampling
 
 COLUMNS = ("generated", "verified", "rejected", "target_calls", "rejection", "total_variation", "log_likelihood")

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from decoding.evaluation.map_front import MapFront
-from decoding.evaluation.map_options import MapSettings, Row
-from decoding.evaluation.map_report import FRONT, GROUPS, curve_rows, fronts_of, label, limits, points_along
 from decoding.evaluation.position_file import replace_file
-from decoding.evaluation.rule_map import DIVERGENCES, RANKED
+from decoding.evaluation.rule_map.front import MapFront
+from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
+from decoding.evaluation.rule_map.options import MapSettings, Row
+from decoding.evaluation.rule_map.report import FRONT, GROUPS, curve_rows, fronts_of, label, limits, points_along
 from solvers.divergences import DIVERGENCES as MEASURES
 
 FRONT_NAME = "least of any rule"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from decoding.evaluation.calibration import Calibration
-from decoding.evaluation.comparison import Cell
+from decoding.evaluation.comparison.texts import Cell
 from decoding.statistics import DIVERGENCES
 
 RESAMPLES = 2000

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import isotonic_regression
 
-from decoding.evaluation.map_front import MapFront
-from decoding.evaluation.map_options import MapSettings, Row
+from decoding.evaluation.comparison.report import empty_table
 from decoding.evaluation.position_file import replace_file
-from decoding.evaluation.report import empty_table
-from decoding.evaluation.rule_map import RANKED
+from decoding.evaluation.rule_map.front import MapFront
+from decoding.evaluation.rule_map.mapper import RANKED
+from decoding.evaluation.rule_map.options import MapSettings, Row
 from solvers.divergences import DIVERGENCES as MEASURES
 
 FRONT, SHADE, QUIET = "#111111", "#e3e6eb", "#4a5160"

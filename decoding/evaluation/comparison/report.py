@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
-from decoding.evaluation.comparison import Settings
+from decoding.evaluation.comparison.summary import Estimate, Result
+from decoding.evaluation.comparison.texts import Settings
 from decoding.evaluation.stamp import stamp
-from decoding.evaluation.summary import Estimate, Result
 
 COLOURS = {
     "DecodingUNO (draft)": "#8c2d19",

@@ -10,10 +10,10 @@ import numpy as np
 from scipy.optimize import root_scalar
 
 from decoding.evaluation.calibration import clustered_error
-from decoding.evaluation.map_front import MapFront, solve_front
-from decoding.evaluation.map_options import Curve, MapSettings, Row
+from decoding.evaluation.comparison.summary import COVERAGE, Bootstrap
+from decoding.evaluation.rule_map.front import MapFront, solve_front
+from decoding.evaluation.rule_map.options import Curve, MapSettings, Row
 from decoding.evaluation.stamp import stamp
-from decoding.evaluation.summary import COVERAGE, Bootstrap
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
 from tradeoff.positions import Positions, measure, rejections
