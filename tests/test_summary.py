@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from decoding.evaluation.bootstrap import Bootstrap
 from decoding.evaluation.calibration import Calibration
-from decoding.evaluation.comparison.summary import Bootstrap, summarise
+from decoding.evaluation.comparison.summary import summarise
 from decoding.evaluation.comparison.texts import Cell
 from tradeoff.rules import SpeculativeSampling
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 import zlib
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from decoding.evaluation.files import make_folder, replace_file
 from decoding.law_file import LOGITS, checked_logits, read_arrays
 from solvers.errors import InputError
 
@@ -256,37 +256,6 @@ def _merged(parts: Path, sizes: Sequence[int]) -> dict[str, np.ndarray]:
             whole[start : start + size] = values
         start += size
     return arrays
-
-
-def replace_file(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file that is either whole or as it was before.
-
-    Raises
-    ------
-    InputError
-        It cannot be written.
-    """
-    fresh = path.with_name(path.name + ".tmp")
-    try:
-        with fresh.open("wb") as file:
-            write(file)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or type(error).__name__}") from None
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder that may be there.
-
-    Raises
-    ------
-    InputError
-        It cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made: {error.strerror or type(error).__name__}") from None
 
 
 def _written_settings(parts: Path) -> dict[str, Any] | None:

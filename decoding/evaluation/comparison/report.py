@@ -13,8 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from decoding.evaluation.bootstrap import Estimate
 from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
-from decoding.evaluation.comparison.summary import Estimate, Result
+from decoding.evaluation.comparison.summary import Result
 from decoding.evaluation.comparison.texts import Settings
 from decoding.evaluation.stamp import stamp
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from decoding.evaluation.bootstrap import Bootstrap, Estimate, estimate
 from decoding.evaluation.calibration import Calibration
 from decoding.evaluation.comparison.texts import Cell
 from decoding.statistics import DIVERGENCES
 
-RESAMPLES = 2000
-COVERAGE = 0.95
 REFERENCE, BEST = "DecodingOPT", "CommonPrice"
 RATIOS = {
     "rejection": ("rejection", "verified"),
@@ -21,15 +20,6 @@ RATIOS = {
     "log_likelihood": ("log_likelihood", "generated"),
 } | {name: (name, "verified") for name in DIVERGENCES}
 """Every reported mean as numerator and denominator columns of the rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A value with the 95 % percentile interval of a bootstrap over prompts."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +50,6 @@ class Result:
     opt_wins: Estimate | None
 
 
-class Bootstrap:
-    """Multinomial weights over prompts, the same for every statistic, so that differences are paired."""
-
-    def __init__(self, prompts: int, seed: int) -> None:
-        generator = np.random.default_rng(np.random.SeedSequence([seed, 3]))
-        self._weights = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
-
-    def ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray]:
-        """Ratio of sums over prompts and its resamples."""
-        totals = self._weights @ denominator
-        resampled = np.divide(self._weights @ numerator, totals, out=np.full(len(totals), np.nan), where=totals != 0)
-        total = denominator.sum()
-        return float(numerator.sum() / total) if total else float("nan"), resampled
-
-
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
-    tail = (1 - COVERAGE) / 2
-    known = resampled[~np.isnan(resampled)]
-    with np.errstate(invalid="ignore"):  # between two infinite resamples
-        low, high = np.nan_to_num(np.quantile(known, [tail, 1 - tail]), nan=np.inf) if len(known) else (np.nan, np.nan)
-    return Estimate(value=value, low=float(low), high=float(high))
-
-
 def summarise(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], *, prompts: int, seed: int) -> list[Result]:
     """Turn the rows into one result per cell, in the order of the cells."""
     bootstrap = Bootstrap(prompts, seed)
@@ -97,7 +64,7 @@ def summarise(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], *, prompts:
             Result(
                 cell=cell,
                 texts=len(by_cell[cell.label]),
-                means={name: _estimate(*pair) for name, pair in means[cell.label].items()},
+                means={name: estimate(*pair) for name, pair in means[cell.label].items()},
                 kl_over_best=None if best is None else _over_best(cell.calibration, best.calibration, bootstrap),
                 opt_wins=None
                 if opponent in (None, cell)
@@ -131,7 +98,7 @@ def _over_best(rule: Calibration, best: Calibration, bootstrap: Bootstrap) -> Es
     """
     slack = best.rejection_by_prompt - rule.rejection_by_prompt
     value, resampled = bootstrap.ratio(rule.kl_by_prompt, best.kl_by_prompt + best.knob["price"] * slack)
-    return _estimate(value, np.where(resampled < 0, np.inf, resampled))
+    return estimate(value, np.where(resampled < 0, np.inf, resampled))
 
 
 def _win_rate(
@@ -145,7 +112,7 @@ def _win_rate(
             difference = ours[:, None] - theirs[None, :]
             balance = np.sign(difference).sum()
             wins[prompt], judged[prompt] = (1 + np.sign(balance)) / 2, 1
-    return _estimate(*bootstrap.ratio(wins, judged))
+    return estimate(*bootstrap.ratio(wins, judged))
 
 
 def _scores(rows: Sequence[dict[str, Any]], prompt: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The main job: every rule at the same mean rejection, on the same prompts and seeds, row by row, resumable."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
+from decoding.evaluation.files import append_rows, check_settings, read_rows
 from decoding.evaluation.positions import PLAIN_SAMPLING, collect_positions, seed_for
 from decoding.huggingface import check_context, generate
 from decoding.pairs import Pair
@@ -81,33 +81,18 @@ class Folder:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        written = path / "settings.json"
-        wanted = json.loads(json.dumps(asdict(settings)))
-        if written.exists() and json.loads(written.read_text(encoding="utf-8")) != wanted:
-            raise InputError(
-                f"out: expected a new folder or one with the same settings; got {path} with others in settings.json; "
-                "choose another --out, or delete it"
-            )
-        written.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        check_settings(path, asdict(settings))
         self.samples = path / "samples.jsonl"
         self.results = path / "results.jsonl"
         self.figure = path / "comparison.png"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Samples written so far; a line cut short by an interruption is dropped, from the file too."""
-        if not self.samples.exists():
-            return []
-        lines = self.samples.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
-            self.samples.write_text("".join(whole), encoding="utf-8")
-        return [json.loads(line) for line in whole]
+        """Samples written so far."""
+        return read_rows(self.samples)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one finished sample."""
-        with self.samples.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_rows(self.samples, [row])
 
 
 def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> list[Tensor]:

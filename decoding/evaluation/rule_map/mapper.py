@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import root_scalar
 
+from decoding.evaluation.bootstrap import COVERAGE, Bootstrap
 from decoding.evaluation.calibration import clustered_error
-from decoding.evaluation.comparison.summary import COVERAGE, Bootstrap
 from decoding.evaluation.rule_map.front import MapFront, solve_front
 from decoding.evaluation.rule_map.options import Curve, MapSettings, Row
 from decoding.evaluation.stamp import stamp

@@ -1,12 +1,12 @@
 """What a map is asked for: rules, rejections, how logits become laws; and the folder its rows go to."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from decoding.evaluation.position_file import StoredLogits, make_folder, replace_file
+from decoding.evaluation.files import append_rows, check_settings, read_rows
+from decoding.evaluation.position_file import StoredLogits
 from solvers.errors import InputError
 from tradeoff.positions import Positions
 from tradeoff.rule import Rule
@@ -117,33 +117,15 @@ class MapFolder:
     def __init__(self, path: Path, settings: MapSettings) -> None:
         self.path = path
         self.results, self.figure, self.page = (path / f"map.{kind}" for kind in ("jsonl", "png", "html"))
-        make_folder(path)
-        written, wanted = path / "settings.json", asdict(settings)
-        try:
-            found = json.loads(written.read_text(encoding="utf-8")) if written.exists() else wanted
-        except ValueError:
-            found = None
-        if found != wanted:
-            raise InputError(
-                f"out: expected a new folder or one with the same settings; got {path} with others in settings.json; "
-                "choose another --out, or delete it"
-            )
-        replace_file(written, lambda file: file.write(json.dumps(wanted, indent=1).encode() + b"\n"))
+        check_settings(path, asdict(settings))
 
     def rows(self) -> list[Row]:
-        """Rows written so far; a line cut short by an interruption is dropped, from the file too."""
-        if not self.results.exists():
-            return []
-        lines = self.results.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
-            self.results.write_text("".join(whole), encoding="utf-8")
-        return [json.loads(line) for line in whole]
+        """Rows written so far."""
+        return read_rows(self.results)
 
     def append(self, row: Row) -> None:
         """Add one finished row."""
-        with self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        append_rows(self.results, [row])
 
 
 @dataclass(frozen=True, kw_only=True)
