@@ -40,21 +40,17 @@ class Judgement:
 
 
 class Judge(Protocol):
-    """Scores texts, a batch at a time.
-
-    Parameters
-    ----------
-    name
-        What tables and rows call it.
-    pairwise
-        Whether its questions have two texts.
-    """
+    """Scores texts, a batch at a time."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What tables and rows call it."""
+        ...
 
     @property
-    def pairwise(self) -> bool: ...
+    def pairwise(self) -> bool:
+        """Whether its questions have two texts."""
+        ...
 
     def judge(self, questions: Sequence[Question]) -> Sequence[Judgement | None]:
         """Answer every question; None where no answer came, which is asked again the next time."""

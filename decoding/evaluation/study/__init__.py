@@ -1,1 +1,1 @@
-"""`tradeoff evaluate`: texts of many prompts, judged, compared at matched rejection, with what the numbers can settle."""
+"""`tradeoff evaluate`: texts of many prompts, judged and compared at matched rejection."""
