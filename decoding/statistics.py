@@ -111,6 +111,11 @@ class Statistics:
         """Sums over the text of the same; by the chain rule the expected "kl" is the KL of the texts' laws."""
         return {name: float(column.sum()) for name, column in self._exact.items()}
 
+    def to_dict(self) -> dict[str, float]:
+        """Counts and sums, from which every mean over texts is a ratio of sums."""
+        counts = {name: getattr(self, name) for name in ("generated", "verified", "rejected", "target_calls")}
+        return counts | self.spent | {"log_likelihood": float(self.log_likelihood.sum())}
+
     @property
     def _exact(self) -> dict[str, np.ndarray]:
         return {"rejection": self.rejection, "total_variation": self.total_variation} | self.divergences

@@ -3,7 +3,7 @@
 import pytest
 from map_files import logits_file, rows, run
 
-from decoding import cli
+from decoding.cli import rule_map
 from decoding.evaluation.rule_map.options import curves_named
 
 
@@ -59,7 +59,7 @@ def test_the_embedded_pair_is_collected_once(tmp_path, monkeypatch):
     assert first.exit_code == 0, first.output
     assert "embedded pair, 24 positions" in first.stdout
     assert rows(tmp_path)[0]["settings"]["prompts"] == 3
-    monkeypatch.setattr(cli, "_load", lambda *_: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr(rule_map, "load", lambda *_: pytest.fail("a model was loaded again"))
     again = run(*arguments, "--rejection=0.1,0.05")
     assert again.exit_code == 0, again.output
     refused = run(*arguments, "--max-new-tokens=9")

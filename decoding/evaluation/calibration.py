@@ -66,6 +66,22 @@ def clustered_error(values: np.ndarray, cluster: np.ndarray) -> float:
     return float(np.sqrt((sums**2).sum() * groups / (groups - 1)) / len(values))
 
 
+def check_requested(rejection: float, positions: Positions) -> None:
+    """Check that a mean rejection lies below the lossless one.
+
+    Raises
+    ------
+    InputError
+        It does not.
+    """
+    lossless = float(positions.total_variation.mean())
+    if not 0 < rejection < lossless:
+        raise InputError(
+            f"rejection: expected a rate above 0 and below this pair's mean TV(draft, target) = {lossless:.4f}, "
+            f"where decoding is already lossless; got {rejection}; ask for less"
+        )
+
+
 def calibrate(positions: Positions, rejection: float) -> Iterator[Calibration]:
     """Set every family's knob so that its mean rejection on the positions is `rejection`; one result at a time.
 
@@ -75,12 +91,7 @@ def calibrate(positions: Positions, rejection: float) -> Iterator[Calibration]:
         A rejection above the positions' mean TV, where lossless decoding already is, or below what a family
         can reach.
     """
-    lossless = float(positions.total_variation.mean())
-    if not 0 < rejection < lossless:
-        raise InputError(
-            f"rejection: expected a rate above 0 and below this pair's mean TV(draft, target) = {lossless:.4f}, "
-            f"where decoding is already lossless; got {rejection}; ask for less"
-        )
+    check_requested(rejection, positions)
     values: dict[str, float] = {}
     for name, family in FAMILIES.items():
         # families that share a knob share the acceptance, hence its value

@@ -7,14 +7,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.huggingface import generate
+from decoding.huggingface import check_context, generate
 from decoding.pairs import Pair
+from solvers.errors import InputError
 from tradeoff.positions import Positions
 
 
 def seed_for(*keys: int) -> torch.Generator:
     """Make a generator whose stream depends on all keys and on nothing else."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1))
+
+
+def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> list[Tensor]:
+    """Tokenise prompts, `[1, length]` each, and check that prompt and text fit both contexts.
+
+    Raises
+    ------
+    InputError
+        Names the first prompt that does not fit, or has no token.
+    """
+    # verbose: the tokenizer would warn of a long prompt, in other words, just before we refuse it
+    rows = (pair.tokenizer(prompt, return_tensors="pt", verbose=False).input_ids for prompt in prompts)
+    encoded = [ids.to(pair.target.device) for ids in rows]
+    for number, ids in enumerate(encoded, start=1):
+        try:
+            check_context(pair.target, pair.draft, ids.shape[1], ids.shape[1] + max_new_tokens)
+        except InputError as error:
+            raise InputError(f"prompt {number}: {error}") from error
+    return encoded
 
 
 class Text(NamedTuple):
@@ -33,9 +53,10 @@ def sampled_texts(
     new_tokens: int,
     limit: int,
     seed: int,
+    temperature: float = 1.0,
     finished: Sequence[int] = (),
 ) -> Iterator[Text]:
-    """Sample the target (losslessly, temperature 1) from each prompt in turn; one text in memory at a time.
+    """Sample the target (losslessly) from each prompt in turn; one text in memory at a time.
 
     Parameters
     ----------
@@ -47,6 +68,8 @@ def sampled_texts(
         Positions in all; prompts are revisited with fresh texts until it is reached.
     seed
         Decides the texts, each by its number alone.
+    temperature
+        Of the texts; the logits are raw.
     finished
         Positions of the texts that are there already, to go on behind them.
     """
@@ -60,7 +83,7 @@ def sampled_texts(
             generator=seed_for(seed, 1, visit),
             account="counts",
             max_new_tokens=new_tokens,
-            **PLAIN_SAMPLING,
+            **PLAIN_SAMPLING | {"temperature": temperature},
         )
         if output.interrupted:
             raise KeyboardInterrupt
@@ -82,13 +105,14 @@ def collect_positions(
     new_tokens: int,
     limit: int,
     seed: int,
+    temperature: float = 1.0,
     progress: Callable[[], None] = lambda: None,
 ) -> Positions:
     """Keep both laws at every new token of `sampled_texts`; `progress` is called once per position."""
     drafts, targets, owners = [], [], []
-    for text in sampled_texts(pair, prompts, new_tokens=new_tokens, limit=limit, seed=seed):
-        drafts.append(text.draft_logits.softmax(-1).cpu())
-        targets.append(text.target_logits.softmax(-1).cpu())
+    for text in sampled_texts(pair, prompts, new_tokens=new_tokens, limit=limit, seed=seed, temperature=temperature):
+        drafts.append((text.draft_logits / temperature).softmax(-1).cpu())
+        targets.append((text.target_logits / temperature).softmax(-1).cpu())
         owners += [text.prompt] * len(text.draft_logits)
         for _ in range(len(text.draft_logits)):
             progress()

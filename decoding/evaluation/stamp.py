@@ -14,7 +14,7 @@ def stamp() -> dict[str, object]:
     """Time, commit (when run from a clone), versions, hardware and threads."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {name: version(name) for name in ("tradeoff", "torch", "transformers", "numpy", "cvxpy")}
         | {"python": platform.python_version()},
         "processor": _processor(),
@@ -25,7 +25,8 @@ def stamp() -> dict[str, object]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """Commit of the clone this runs from, "-dirty" where tracked files were changed; None outside of one."""
     folder = Path(__file__).parent
     try:
         described = subprocess.run(

@@ -10,9 +10,8 @@ from torch import Tensor
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
 from decoding.evaluation.files import append_rows, check_settings, read_rows
 from decoding.evaluation.positions import PLAIN_SAMPLING, collect_positions, seed_for
-from decoding.huggingface import check_context, generate
+from decoding.huggingface import generate
 from decoding.pairs import Pair
-from decoding.statistics import DIVERGENCES, Statistics
 from solvers.errors import InputError
 
 
@@ -95,25 +94,6 @@ class Folder:
         append_rows(self.samples, [row])
 
 
-def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> list[Tensor]:
-    """Tokenise prompts, `[1, length]` each, and check that prompt and text fit both contexts.
-
-    Raises
-    ------
-    InputError
-        Names the first prompt that does not fit, or has no token.
-    """
-    # verbose: the tokenizer would warn of a long prompt, in other words, just before we refuse it
-    rows = (pair.tokenizer(prompt, return_tensors="pt", verbose=False).input_ids for prompt in prompts)
-    encoded = [ids.to(pair.target.device) for ids in rows]
-    for number, ids in enumerate(encoded, start=1):
-        try:
-            check_context(pair.target, pair.draft, ids.shape[1], ids.shape[1] + max_new_tokens)
-        except InputError as error:
-            raise InputError(f"prompt {number}: {error}") from error
-    return encoded
-
-
 def calibrate_cells(
     pair: Pair, prompts: Sequence[Tensor], settings: Settings, progress: Callable[[], None] = lambda: None
 ) -> list[Cell]:
@@ -169,17 +149,4 @@ def generate_rows(
         if output.interrupted:
             raise KeyboardInterrupt
         text = pair.tokenizer.decode(output.sequences[0, prompts[prompt].shape[1] :], skip_special_tokens=True)
-        yield {"prompt": prompt, "sample": sample, "cell": cell.label} | sums(output.statistics) | {"text": text}
-
-
-def sums(statistics: Statistics) -> dict[str, float]:
-    """Sums over one text, from which every mean over texts is a ratio of sums."""
-    return {
-        "generated": statistics.generated,
-        "verified": statistics.verified,
-        "rejected": statistics.rejected,
-        "target_calls": statistics.target_calls,
-        "rejection": float(statistics.rejection.sum()),
-        "total_variation": float(statistics.total_variation.sum()),
-        "log_likelihood": float(statistics.log_likelihood.sum()),
-    } | {name: float(statistics.divergences[name].sum()) for name in DIVERGENCES}
+        yield {"prompt": prompt, "sample": sample, "cell": cell.label} | output.statistics.to_dict() | {"text": text}

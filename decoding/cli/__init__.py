@@ -1,0 +1,36 @@
+"""The `tradeoff` command."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from decoding.cli.compare import compare
+from decoding.cli.front import front
+from decoding.cli.rule_map import map_rules
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(front)
+app.command("map")(map_rules)
+app.command()(compare)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"tradeoff {version('tradeoff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """How much quality a speculative decoder gives away, and the rule that gives away least."""
+
+
+def main() -> None:
+    """Entry point of the `tradeoff` command."""
+    app()

@@ -1,0 +1,124 @@
+"""`tradeoff map`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from decoding.cli.terminal import console, load, numbers, one_line_errors, progress_bars, say, screen
+from solvers.errors import InputError
+
+if TYPE_CHECKING:
+    from decoding.evaluation.position_file import Collection, StoredLogits
+    from decoding.evaluation.rule_map.options import MapOptions
+
+
+def map_rules(
+    target: Annotated[str | None, typer.Option(help="Target model: hub name or folder.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts: text, one to a line, or a JSON list.")] = None,
+    positions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Take draft_logits and target_logits from a file, not from models."),
+    ] = None,
+    rules: Annotated[
+        str | None, typer.Option(help="Only these, such as lenience,cascade:variant=tok3; by default all.")
+    ] = None,
+    rejection: Annotated[str, typer.Option(help="Mean rejection rates at which rules are ranked.")] = "0.2,0.1,0.05",
+    temperature: Annotated[float, typer.Option(help="Of both models' softmax.")] = 1.0,
+    greedy_draft: Annotated[bool, typer.Option("--greedy-draft", help="Draft the likeliest token.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
+    count: Annotated[int | None, typer.Option(help="Real positions; by default 800, or all of a file.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides every text.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Of the models: cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all files; an interrupted run goes on there.")] = Path(
+        "runs/map"
+    ),
+) -> None:
+    """Map every rule's rejection and divergence on real positions, and the front that no rule gets below.
+
+    The logits are kept in OUT/positions.npz, which --positions and `tradeoff front` read. Results: rows in map.jsonl,
+    the figure map.png, and map.html, a page to explore without a network.
+    """
+    with one_line_errors("interrupted; finished texts and rows are kept, the same command goes on from there"):
+        from decoding.evaluation.rule_map.options import MapOptions
+
+        options = MapOptions.checked(numbers(rejection), rules, temperature, greedy_draft=greedy_draft, seed=seed)
+        if positions is not None:
+            if any(each is not None for each in (target, draft, prompts, limit)):
+                raise InputError("positions: expected no --target, --draft, --prompts or --limit beside a file")
+            from decoding.evaluation.position_file import read_logits
+
+            logits = read_logits(positions)
+            logits = logits if count is None else logits.first(count)
+            _map(positions.name, logits, options, out)
+            return
+        from decoding import embedded
+        from decoding.evaluation.position_file import Collection
+        from decoding.evaluation.prompts import read_prompts
+        from decoding.pairs import pair_name
+
+        if limit is not None and limit < 1:
+            raise InputError(f"limit: expected at least 1; got {limit}")
+        collection = Collection(
+            pair=pair_name(target, draft),
+            target=target,
+            draft=draft,
+            prompts=tuple(read_prompts(prompts or embedded.PROMPTS, limit)),
+            positions=800 if count is None else count,
+            new_tokens=max_new_tokens,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+        )
+        _map(collection.pair, _collected(collection, out / "positions.npz", threads), options, out)
+
+
+def _collected(collection: "Collection", path: Path, threads: int | None) -> "StoredLogits":
+    """The positions of a pair, from the file if they are there: no model is loaded then."""
+    from decoding.evaluation.position_file import collect_logits, stored_logits
+    from decoding.evaluation.positions import encode_prompts
+
+    found = stored_logits(path, collection)
+    if found is not None:
+        return found
+    with console.status("loading models"):
+        pair = load(collection.target, collection.draft, collection.dtype, collection.device, threads)
+    encoded = encode_prompts(pair, collection.prompts, collection.new_tokens)
+    with progress_bars() as progress:
+        task = progress.add_task("positions", total=collection.positions)
+        return collect_logits(pair, encoded, collection, path, lambda each: progress.advance(task, each))
+
+
+def _map(source: str, logits: "StoredLogits", options: "MapOptions", out: Path) -> None:
+    from decoding.evaluation.rule_map.mapper import Mapper, map_steps
+    from decoding.evaluation.rule_map.options import MapFolder
+    from decoding.evaluation.rule_map.page import write_page
+    from decoding.evaluation.rule_map.report import figure, print_rankings, rank, smallest_excess
+
+    positions, settings = options.positions(source, logits)
+    folder, curves = MapFolder(out, settings), options.curves
+    lossless = float(positions.total_variation.mean())
+    rates = [rate for rate in options.rates if rate < lossless]
+    mapper, steps = Mapper(positions, settings, folder.rows()), map_steps(curves, rates)
+    there = len(mapper.rows.keys() & set(steps))
+    if there:
+        say(f"going on in {folder.path}: {there} rows are there, {len(steps) - there} to make")
+    with progress_bars() as progress:
+        task = progress.add_task("rules", total=len(steps), completed=there)
+        for row in mapper.missing(curves, rates):
+            folder.append(row)
+            progress.advance(task)
+    rows, specs = list(mapper.rows.values()), [curve.spec for curve in curves]
+    figure(rows, specs, settings, folder.figure)
+    write_page(rows, specs, settings, folder.page)
+    print_rankings([rank(rows, specs, rate) for rate in rates], settings, smallest_excess(rows), screen())
+    for rate in options.rates:
+        if rate not in rates:
+            say(f"rejection {rate:g}: not ranked; lossless decoding rejects no more than {lossless:.4f} here")
+    say(f"rows: {folder.results}; figure: {folder.figure}; page: {folder.page}")
