@@ -10,7 +10,7 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value with the 95 % percentile interval of a bootstrap over prompts."""
+    """A value with its 95 % interval: of a bootstrap over prompts, if nothing else is said."""
 
     value: float
     low: float
@@ -22,6 +22,7 @@ class Bootstrap:
 
     def __init__(self, prompts: int, seed: int) -> None:
         generator = np.random.default_rng(np.random.SeedSequence([seed, 3]))
+        self.prompts = prompts
         self._weights = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
 
     def ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray]:
