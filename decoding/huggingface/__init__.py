@@ -11,8 +11,10 @@ from decoding.huggingface.loading import (
     vocabulary_size,
 )
 from decoding.huggingface.output import SpeculativeOutput
+from decoding.huggingface.reward import RewardScorer
 
 __all__ = [
+    "RewardScorer",
     "SpeculativeOutput",
     "check_context",
     "common_vocabulary",

@@ -52,6 +52,11 @@ class Judge(Protocol):
         """Whether its questions have two texts."""
         ...
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides its scores, as plain JSON values without secrets; answers under others do not mix."""
+        ...
+
     def judge(self, questions: Sequence[Question]) -> Sequence[Judgement | None]:
         """Answer every question; None where no answer came, which is asked again the next time."""
         ...
