@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from decoding.cli.compare import compare
-from decoding.cli.front import front
+from decoding.cli.compare import compare_rules
+from decoding.cli.evaluate import evaluate_rules
+from decoding.cli.front import show_front
 from decoding.cli.rule_map import map_rules
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command()(front)
+app.command("front")(show_front)
 app.command("map")(map_rules)
-app.command()(compare)
+app.command("compare")(compare_rules)
+app.command("evaluate")(evaluate_rules)
 
 
 def _show_version(wanted: bool) -> None:

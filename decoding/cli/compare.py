@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decoding.pairs import Pair
 
 
-def compare(
+def compare_rules(
     target: Annotated[str | None, typer.Option(help="Target model: hub name or folder.")] = None,
     draft: Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts: text, one to a line, or a JSON list.")] = None,

@@ -9,7 +9,7 @@ from decoding.cli.terminal import numbers, one_line_errors, screen
 from solvers.errors import InputError
 
 
-def front(
+def show_front(
     laws: Annotated[
         Path,
         typer.Argument(

@@ -1,10 +1,13 @@
 """Files that survive interruptions: whole or as they were, and rows of which only the last can be cut short."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from solvers.errors import InputError
 
@@ -81,3 +84,14 @@ def check_settings(folder: Path, wanted: dict[str, Any]) -> None:
             "choose another --out, or delete it"
         )
     replace_file(written, lambda file: file.write(json.dumps(wanted, indent=1).encode() + b"\n"))
+
+
+def as_json(value: Any) -> Any:
+    """A row as it is read back: infinity is "inf", what is undefined is null."""
+    if isinstance(value, dict):
+        return {name: as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,7 +1,7 @@
 """Real positions of a pair: the two laws after every prefix of texts the target itself writes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +18,36 @@ def seed_for(*keys: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1))
 
 
-def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> list[Tensor]:
+def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int, *, chat: bool = False) -> list[Tensor]:
     """Tokenise prompts, `[1, length]` each, and check that prompt and text fit both contexts.
+
+    Parameters
+    ----------
+    pair, prompts, max_new_tokens
+        What writes what.
+    chat
+        Make every prompt a user's message in the tokenizer's chat template.
 
     Raises
     ------
     InputError
-        Names the first prompt that does not fit, or has no token.
+        Names the first prompt that does not fit, or has no token; or the tokenizer has no chat template.
     """
-    # verbose: the tokenizer would warn of a long prompt, in other words, just before we refuse it
-    rows = (pair.tokenizer(prompt, return_tensors="pt", verbose=False).input_ids for prompt in prompts)
+    if chat and pair.tokenizer.chat_template is None:
+        raise InputError(
+            f"prompts.chat: expected a tokenizer with a chat template; {pair.name} has none; set chat to false"
+        )
+
+    def tokens(prompt: str) -> Tensor:
+        text = prompt
+        if chat:
+            message = [{"role": "user", "content": prompt}]
+            text = pair.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        # a template writes its special tokens itself; verbose: the tokenizer would warn of a long prompt, in other
+        # words, just before we refuse it
+        return pair.tokenizer(text, return_tensors="pt", verbose=False, add_special_tokens=not chat).input_ids
+
+    rows = map(tokens, prompts)
     encoded = [ids.to(pair.target.device) for ids in rows]
     for number, ids in enumerate(encoded, start=1):
         try:
@@ -83,7 +103,7 @@ def sampled_texts(
             generator=seed_for(seed, 1, visit),
             account="counts",
             max_new_tokens=new_tokens,
-            **PLAIN_SAMPLING | {"temperature": temperature},
+            **sampling_at(temperature),
         )
         if output.interrupted:
             raise KeyboardInterrupt
@@ -106,7 +126,7 @@ def collect_positions(
     limit: int,
     seed: int,
     temperature: float = 1.0,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> Positions:
     """Keep both laws at every new token of `sampled_texts`; `progress` is called once per position."""
     drafts, targets, owners = [], [], []
@@ -119,7 +139,7 @@ def collect_positions(
     return Positions(draft=torch.cat(drafts), target=torch.cat(targets), prompt=np.array(owners), prompts=len(prompts))
 
 
-PLAIN_SAMPLING = {
+PLAIN_SAMPLING: dict[str, Any] = {
     "do_sample": True,
     "temperature": 1.0,
     "top_k": 0,
@@ -128,3 +148,8 @@ PLAIN_SAMPLING = {
     "repetition_penalty": 1.0,
 }
 """The models' own laws, whatever their generation config says."""
+
+
+def sampling_at(temperature: float) -> dict[str, Any]:
+    """The models' own laws at a temperature."""
+    return PLAIN_SAMPLING | {"temperature": temperature}

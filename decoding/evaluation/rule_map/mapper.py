@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import Any
 
 import numpy as np
 from scipy.optimize import root_scalar
 
 from decoding.evaluation.bootstrap import COVERAGE, Bootstrap
 from decoding.evaluation.calibration import clustered_error
+from decoding.evaluation.files import as_json
 from decoding.evaluation.rule_map.front import MapFront, solve_front
 from decoding.evaluation.rule_map.options import Curve, MapSettings, Row
 from decoding.evaluation.stamp import stamp
@@ -229,14 +229,3 @@ def _steps(rejection: Sequence[float], lossless: float) -> np.ndarray:
 def _between(knob: Knob, low: float, high: float) -> bool:
     """Whether a knob has a value of its own half way: whole numbers may not."""
     return knob.value((low + high) / 2) not in (knob.value(low), knob.value(high))
-
-
-def as_json(value: Any) -> Any:
-    """A row as it is read back: infinity is "inf", what is undefined is null."""
-    if isinstance(value, dict):
-        return {name: as_json(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,129 @@
+"""A study's rules at their levels, calibrated on real positions."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from decoding.evaluation.calibration import check_requested, clustered_error
+from decoding.evaluation.files import replace_file
+from decoding.evaluation.positions import collect_positions
+from decoding.evaluation.study.configuration import Configuration
+from decoding.pairs import Pair
+from tradeoff.conversion import mean, set_knob
+from tradeoff.positions import Positions, rejections
+from tradeoff.rule import Rule
+from tradeoff.rules.registry import family_from, from_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One rule at one level.
+
+    Parameters
+    ----------
+    rule
+        Its spec, with the knob free if it has one.
+    level
+        What it is matched at, "rejection 0.2" or "epsilon 0.1"; None without a knob.
+    knob
+        The knob's name and value; empty without one.
+    calibrated, standard_error
+        Mean rejection on the calibration positions, and its error as an estimate for other prompts.
+    """
+
+    rule: str
+    level: str | None
+    knob: dict[str, float]
+    calibrated: float
+    standard_error: float
+
+    @property
+    def label(self) -> str:
+        """What rows and tables call it."""
+        return self.rule if self.level is None else f"{self.rule} at {self.level}"
+
+    def made(self) -> Rule:
+        """The rule itself."""
+        return family_from(self.rule).at(*self.knob.values()) if self.knob else from_spec(self.rule)
+
+
+def levels(configuration: Configuration) -> list[str]:
+    """Names of the values at which rules are compared."""
+    knob, values = configuration.at
+    return [f"{knob} {value!r}" for value in values]
+
+
+def calibrated_cells(
+    pair: Pair, prompts: Sequence[Tensor], configuration: Configuration, progress: Callable[[], object]
+) -> list[Cell]:
+    """Set every knob on real positions, or measure there the knobs that are given; rules without one come first.
+
+    Raises
+    ------
+    InputError
+        A rejection that is above the lossless one, or below what a rule can reach.
+    """
+    positions = collect_positions(
+        pair,
+        prompts,
+        new_tokens=configuration.texts.max_new_tokens,
+        limit=configuration.calibration.positions,
+        seed=configuration.seed,
+        temperature=configuration.texts.temperature,
+        progress=progress,
+    )
+    free = [rule for rule in configuration.rules if _has_free_knob(rule)]
+    cells = [_cell(rule, None, {}, positions) for rule in configuration.rules if rule not in free]
+    name, values = configuration.at
+    for level, value in zip(levels(configuration), values, strict=True):
+        for rule in free:
+            cells.append(_cell(rule, level, _knob_at(rule, name, value, positions), positions))
+            progress()
+    return cells
+
+
+def calibration_steps(configuration: Configuration) -> int:
+    """How often `calibrated_cells` reports progress."""
+    free = sum(_has_free_knob(rule) for rule in configuration.rules)
+    return configuration.calibration.positions + len(configuration.at[1]) * free
+
+
+def _has_free_knob(rule: str) -> bool:
+    family = family_from(rule)
+    return family.info.knob is not None and family.info.knob.name not in family.fixed
+
+
+def _knob_at(rule: str, name: str, value: float, positions: Positions) -> dict[str, float]:
+    family = family_from(rule)
+    if name != "rejection":
+        return {name: value}
+    check_requested(value, positions)
+    return {family.knob.name: set_knob(family, lambda each: mean(each, positions, "rejection"), value).value}
+
+
+def _cell(rule: str, level: str | None, knob: dict[str, float], positions: Positions) -> Cell:
+    made = family_from(rule).at(*knob.values()) if knob else from_spec(rule)
+    rejection = rejections(made, positions)
+    return Cell(
+        rule=rule,
+        level=level,
+        knob=knob,
+        calibrated=float(rejection.mean()),
+        standard_error=clustered_error(rejection, positions.prompt),
+    )
+
+
+def write_cells(cells: Sequence[Cell], path: Path) -> None:
+    """Keep calibrated cells."""
+    rows = [vars(cell) for cell in cells]
+    replace_file(path, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """Read what `write_cells` wrote."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return [Cell(**row) for row in rows]

@@ -1,0 +1,302 @@
+"""A study as people read it: tables in a terminal, the same as Markdown, a figure."""
+
+import html
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from decoding.evaluation.bootstrap import Estimate
+from decoding.evaluation.files import replace_file
+from decoding.evaluation.study.page_parts import (
+    FIRST,
+    NOISE,
+    SECOND,
+    WORDS,
+    Sheet,
+    accounts_sheet,
+    by_judge,
+    cells_sheet,
+    configuration_yaml,
+    flat,
+    judge_sheets,
+    opening,
+    provenance_lines,
+    published_line,
+    rule_names,
+    verdict,
+    visible,
+)
+from decoding.evaluation.study.results import CellResult, Comparison, Example, Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#1f5fa8", "#d9622b", "#8c2d19", "#3a9179", "#c9a227", "#7d5ba6", "#333333")
+MARKS = "osD^vPX"
+QUIET = "#4a5160"
+VERDICTS = {NOISE: "#222222", FIRST: "#1f5fa8", SECOND: "#a63d57"}
+ROW, PANEL, MARGIN = 0.235, 4.3, 1.0
+"""Heights of a row of the forest plot, of the other panel, and of what is around them, inches."""
+
+LONGEST = 46
+"""Characters of a name in the figure."""
+
+FOLDED = 26
+"""Width beyond which a terminal folds a verdict: reasons of refusals are long."""
+
+
+def print_results(results: Results, screen: Console) -> None:
+    """Print every table, leaving out the columns that a narrow terminal has no room for."""
+    _say(screen, visible(flat(results.title)), " ".join(opening(results)))
+    for sheet in (cells_sheet(results), *judge_sheets(results), accounts_sheet(results)):
+        if sheet.rows:
+            _print_sheet(sheet, screen)
+    if line := published_line(results):
+        _say(screen, line)
+    _say(screen, *(f"Made with: {visible(line)}" for line in provenance_lines(results)))
+
+
+def _say(screen: Console, *lines: str) -> None:
+    for line in lines:
+        screen.print(line, highlight=False, markup=False, emoji=False)
+
+
+def _print_sheet(sheet: Sheet, screen: Console) -> None:
+    roomy, left_out = Console(width=10_000), []
+    for name in sheet.spare:
+        if roomy.measure(_drawn(sheet, left_out)).maximum <= screen.width:
+            break
+        left_out.append(name)
+    drawn = _drawn(sheet, left_out)
+    # at its own width a terminal that is narrower still folds the lines; squeezed, the table would lose digits
+    Console(file=screen.file, width=max(screen.width, roomy.measure(drawn).maximum)).print(drawn)
+    _say(screen, *map(visible, sheet.notes))
+    if left_out:
+        _say(screen, f"Left out of this narrow terminal: {', '.join(map(flat, left_out))}.")
+    _say(screen, "")
+
+
+def _drawn(sheet: Sheet, left_out: Sequence[str]) -> Table:
+    drawn = Table(title=Text(visible(sheet.title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    kept = [place for place, name in enumerate(sheet.columns) if name not in left_out]
+    for name in (sheet.columns[place] for place in kept):
+        folded = name == "verdict"
+        justify = "left" if name in WORDS else "right"
+        drawn.add_column(Text(visible(name)), justify=justify, no_wrap=not folded, max_width=FOLDED if folded else None)
+    for index, row in enumerate(sheet.rows):
+        drawn.add_row(*(Text(visible(row[place])) for place in kept), end_section=index in sheet.sections)
+    return drawn
+
+
+def write_markdown(results: Results, path: Path) -> None:
+    """Write `markdown` to a file.
+
+    Raises
+    ------
+    InputError
+        It cannot be written.
+    """
+    replace_file(path, lambda file: file.write(markdown(results).encode()))
+
+
+def markdown(results: Results) -> str:
+    """All tables, what was shown of the texts, and the configuration, as GitHub Markdown."""
+    parts = [f"# {_escaped(flat(results.title))}", *map(_escaped, opening(results))]
+    for sheet in (cells_sheet(results), *judge_sheets(results), accounts_sheet(results)):
+        if sheet.rows:
+            parts += [f"## {_escaped(sheet.title)}", _table(sheet), *map(_escaped, sheet.notes)]
+    if line := published_line(results):
+        parts += ["## Published win rates", _escaped(line)]
+    if results.examples:
+        names = rule_names(results)
+        parts += ["## Texts side by side", *(_side_by_side(example, names) for example in results.examples)]
+    parts += ["## Made with", *map(_escaped, provenance_lines(results))]
+    parts += ["## Configuration", f"Hash: {_escaped(str(results.configuration.get('hash', 'none')))}"]
+    parts.append(_fenced(configuration_yaml(results)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    marked = re.sub(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", html.escape(visible(text), False))
+    return marked.replace("\n", "<br>").replace("\t", " ")
+
+
+def _table(sheet: Sheet) -> str:
+    rules = ["---" if name in WORDS else "---:" for name in sheet.columns]
+    rows = [[_escaped(flat(cell)) for cell in row] for row in (sheet.columns, *sheet.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:]))
+
+
+def _side_by_side(example: Example, names: dict[str, str]) -> str:
+    texts = {cell: "".join(token.text for token in tokens) for cell, tokens in example.texts.items()}
+    heads = [_escaped(names.get(cell, cell)) for cell in texts]
+    shown = [_escaped(text) or "*no tokens*" for text in texts.values()]
+    rows = (heads, ["---"] * len(heads), shown)
+    prompt = f"Prompt at {_escaped(example.level)}" if example.level else "Prompt"
+    if not texts:
+        return f"{prompt}: {_escaped(example.prompt)}"
+    return f"{prompt}: {_escaped(example.prompt)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _fenced(text: str) -> str:
+    fence = "`" * (1 + max([2, *(len(run) for run in re.findall("`+", text))]))
+    return f"{fence}yaml\n{text}{fence}"
+
+
+def figure(results: Results, path: Path) -> None:
+    """Draw what each rule gives away against its rejection, and every win rate with its exact interval, as a PNG.
+
+    Raises
+    ------
+    InputError
+        It cannot be written.
+    """
+    drawn = draw(results)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)  # an emoji in a judge's name
+        replace_file(path, lambda file: drawn.savefig(file, dpi=150, format="png"))
+
+
+def draw(results: Results) -> "Figure":
+    """Draw the figure: divergence against rejection to the left, win rates to the right."""
+    from matplotlib.figure import Figure
+
+    groups = by_judge(results)
+    beside, below = _split({judge: len(group) + 1 for judge, group in groups.items()})
+    rows, more = (sum(len(groups[judge]) + 1 for judge in judges) for judges in (beside, below))
+    height = max(PANEL, MARGIN + ROW * rows, (PANEL + MARGIN + ROW * more) if below else 0)
+    drawn = Figure(figsize=(11.5 if groups else 6.0, height), layout="constrained")
+    ratios = (PANEL, height - PANEL) if height > 1.3 * PANEL else (1,)
+    grid = drawn.add_gridspec(len(ratios), 2 if groups else 1, height_ratios=ratios)
+    _divergences(drawn.add_subplot(grid[0, 0]), results)
+    for place, judges in ((grid[:, -1], beside), (grid[-1, 0], below)):
+        if judges:
+            _forest(drawn.add_subplot(place), {judge: groups[judge] for judge in judges}, results)
+    if groups:
+        _forest_legend(drawn, any(each.published for each in results.comparisons))
+    return drawn
+
+
+def _split(rows: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Judges whose win rates stand beside the other panel, and those below it, so that the figure is least high."""
+    judges, counts = list(rows), list(rows.values())
+    room = (PANEL + MARGIN) / ROW
+    heights = [max(sum(counts[:cut]), sum(counts[cut:]) + room * (cut < len(counts))) for cut in range(len(counts) + 1)]
+    cut = int(np.argmin(heights))
+    return judges[:cut], judges[cut:]
+
+
+def _divergences(ax: "Axes", results: Results) -> None:
+    """KL per generated token against mean rejection; a rule without a knob is one point."""
+    finite = [cell for cell in results.cells if _drawable(cell)]
+    top = 1.12 * max((cell.means["kl_per_token"].value for cell in finite), default=0.0) or 1.0
+    right = 1.12 * max((cell.means["rejection"].value for cell in finite), default=0.0) or 1.0
+    for place, rule in enumerate(dict.fromkeys(cell.rule for cell in results.cells)):
+        group = sorted((cell for cell in finite if cell.rule == rule), key=lambda cell: cell.means["rejection"].value)
+        x, y = ([cell.means[name] for cell in group] for name in ("rejection", "kl_per_token"))
+        ax.errorbar(
+            [each.value for each in x],
+            [each.value for each in y],
+            xerr=_bars(x),
+            yerr=_bars(y),
+            color=COLOURS[place % len(COLOURS)],
+            marker=MARKS[place % len(MARKS)],
+            markersize=5,
+            linewidth=1.4,
+            elinewidth=0.9,
+            label=_plain(rule) + _undrawn(rule, results.cells),
+        )
+    ax.set(xlim=(0, right), ylim=(-0.02 * top, top))
+    ax.set(xlabel="mean rejection probability (less is faster)", ylabel="mean KL(output, target) per token, nats")
+    ax.set_title("What each rule gives away along its own texts", fontsize=10)
+    if results.cells:
+        ax.legend(frameon=False, fontsize=8)
+
+
+def _undrawn(rule: str, cells: Sequence[CellResult]) -> str:
+    drawable = [_drawable(cell) for cell in cells if cell.rule == rule]
+    return "" if all(drawable) else f" ({drawable.count(False)} of {len(drawable)} not finite)"
+
+
+def _drawable(cell: CellResult) -> bool:
+    return all(math.isfinite(cell.means[name].value) for name in ("rejection", "kl_per_token"))
+
+
+def _bars(estimates: Sequence[Estimate]) -> np.ndarray:
+    """Distances to the ends of intervals: none where they are unknown, beyond the panel where infinite."""
+    ends = np.array([[each.value - each.low, each.high - each.value] for each in estimates]).reshape(-1, 2).T
+    return np.nan_to_num(ends, nan=0.0, posinf=1e6).clip(0)
+
+
+def _forest(ax: "Axes", groups: dict[str, list[Comparison]], results: Results) -> None:
+    """Win rates in percent, one row to a comparison, under each judge's name; published ones hollow."""
+    names = rule_names(results)
+    firsts = {names.get(each.first, each.first) for each in results.comparisons}
+    labels: list[str] = []
+    bold: list[int] = []
+    for judge, group in groups.items():
+        bold.append(len(labels))
+        labels.append(_plain(judge))
+        for each in group:
+            first, second = (names.get(cell, cell) for cell in (each.first, each.second))
+            _comparison(ax, each, len(labels))
+            labels.append(_plain(f"{each.level}, {second if len(firsts) == 1 else f'{first} vs {second}'}"))
+    ax.axvline(50, color=QUIET, linewidth=0.9, zorder=0)
+    ax.set_yticks(range(len(labels)), labels, fontsize=8)
+    for place in bold:
+        ax.get_yticklabels()[place].set_fontweight("bold")
+    ax.tick_params(axis="y", length=0)
+    reach = 1.08 * max(10.0, *(abs(end - 50) for each in results.comparisons for end in _ends(each)))
+    ax.set(xlim=(50 - reach, 50 + reach), ylim=(len(labels) - 0.3, -0.8), xlabel="prompts won, %; exact 95 % intervals")
+    whose = _plain(firsts.pop()) if len(firsts) == 1 else "the first rule"
+    ax.set_title(f"How often {whose} wins", fontsize=10)
+
+
+def _ends(comparison: Comparison) -> list[float]:
+    """Finite ends, in percent, of what is drawn of a comparison."""
+    found = [each for each in (comparison.found, comparison.published and comparison.published.found) if each]
+    ends = [100 * end for each in found for end in (each.majority.value, each.majority.low, each.majority.high)]
+    return [end for end in ends if math.isfinite(end)] or [50.0]
+
+
+def _comparison(ax: "Axes", comparison: Comparison, at: float) -> None:
+    look: dict[str, Any] = {"linestyle": "none", "color": QUIET}
+    if comparison.published:
+        theirs = comparison.published.found.majority
+        look |= {"marker": "o", "markerfacecolor": "white", "markersize": 4, "elinewidth": 0.7}
+        ax.errorbar([100 * theirs.value], [at + 0.3], xerr=100 * _bars([theirs]), **look)
+    if comparison.found:
+        ours = comparison.found.majority
+        look = {"linestyle": "none", "color": VERDICTS[verdict(comparison)]}
+        look |= {"marker": "s", "markersize": 5, "elinewidth": 1.3}
+        ax.errorbar([100 * ours.value], [at], xerr=100 * _bars([ours]), **look)
+    else:
+        why = verdict(comparison).partition(":")[0]
+        ax.text(50, at, f" {why}", fontsize=8, color=QUIET, va="center", style="italic")
+
+
+def _forest_legend(drawn: "Figure", published: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    look: dict[str, Any] = {"markersize": 5, "linewidth": 1.1}
+    handles = {name: Line2D([], [], marker="s", color=colour, **look) for name, colour in VERDICTS.items()}
+    if published:
+        handles["published"] = Line2D([], [], marker="o", color=QUIET, markerfacecolor="white", **look)
+    drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, ncols=4, loc="outside lower right")
+
+
+def _plain(text: str) -> str:
+    """Text that leaves room for the figure and that matplotlib does not read as mathematics."""
+    line = " ".join(visible(text).split())
+    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace("$", r"\$")

@@ -1,0 +1,246 @@
+"""A study from beginning to end: calibrate, write, judge, report; each step goes on where it was left."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from decoding.evaluation.files import check_settings
+from decoding.evaluation.judges import ChatJudge, Judge
+from decoding.evaluation.prompts import load_prompts
+from decoding.evaluation.stamp import commit
+from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_steps, read_cells, write_cells
+from decoding.evaluation.study.configuration import Configuration
+from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
+from decoding.evaluation.study.judging import Case, ask, cases, judgement_table, question, unanswered
+from decoding.evaluation.study.processes import Processes, share
+from decoding.evaluation.study.results import Comparison, JudgeAccount, Results
+from decoding.evaluation.study.store import Row, Table, locked
+from decoding.evaluation.study.texts import batches, text_key, text_order, write_texts
+from decoding.pairs import Pair, pair_name
+from solvers.errors import InputError
+
+Track = Callable[[str, int, int], AbstractContextManager[Callable[[int], object]]]
+"""(what, how many in all, how many are done) -> a context with `advance(count)`: a progress bar."""
+
+
+class Study:
+    """A configuration and the folder its rows go to.
+
+    Parameters
+    ----------
+    configuration
+        What to do.
+    folder
+        Where: settings.json, calibration.json, texts.jsonl, tokens.jsonl and judgements/<judge>.jsonl.
+    processes
+        Who does it.
+    load
+        Loads the pair of the configuration; not called if all texts are there.
+    say
+        Prints one line.
+    track
+        Shows progress.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        folder: Path,
+        *,
+        processes: Processes,
+        load: Callable[[], Pair],
+        say: Callable[[str], None],
+        track: Track,
+    ) -> None:
+        self.configuration, self.folder = configuration, folder
+        self._processes, self._load, self._say, self._track = processes, load, say, track
+        self._texts = Table(folder / "texts.jsonl", text_key)
+        self._tokens = Table(folder / "tokens.jsonl", text_key)
+        self.prompts = self._in_turn(self._read_prompts)
+        self._main = processes.rank == 0
+
+    def run(self, judges: Sequence[tuple[Judge, int | None]], *, forced: bool) -> Results | None:
+        """Do what is left to do.
+
+        Parameters
+        ----------
+        judges
+            Each with how many of a prompt's samples it is asked about if it is pairwise, None for all.
+        forced
+            Compare also where rejections are further apart than the tolerance.
+
+        Returns
+        -------
+        Results or None
+            None in all processes but the first.
+
+        Raises
+        ------
+        InputError
+            The folder belongs to other settings or another run is at work there; a rejection cannot be met; a judge
+            cannot be asked at all. Rows that are finished are kept.
+        """
+        if not self._main:
+            self._work(judges)
+            return None
+        with locked(self.folder):
+            check_settings(self.folder, self._settings())
+            answers = self._work(judges)
+            return self._results(judges, answers, forced=forced)
+
+    def _work(self, judges: Sequence[tuple[Judge, int | None]]) -> list[list[Row]]:
+        cells = self._calibrate()
+        self._write(cells)
+        texts = self._texts.rows()
+        answers = []
+        for judge, comparisons in judges:
+            asked = cases(judge, comparisons, cells, len(self.prompts), self.configuration)
+            answers.append(self._judge(judge, asked, texts))
+        return answers
+
+    def _read_prompts(self) -> list[str]:
+        wanted = self.configuration.prompts
+        return load_prompts(
+            wanted.source,
+            column=wanted.column,
+            name=wanted.name,
+            split=wanted.split,
+            revision=wanted.revision,
+            limit=wanted.limit,
+            template=wanted.template,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        prompts = hashlib.sha256(json.dumps(self.prompts).encode()).hexdigest()[:16]
+        return self.configuration.texts_part() | {"prompts_sha256": prompts}
+
+    def _in_turn(self, read: Callable[[], Any]) -> Any:
+        """Read in the first process, which may download or repair, and then in the others."""
+        if self._processes.rank > 0:
+            self._processes.wait()
+            return read()
+        try:
+            return read()
+        finally:
+            self._processes.wait()
+
+    @cached_property
+    def _loaded(self) -> tuple[Pair, list[Any]]:
+        from decoding.evaluation.positions import encode_prompts
+
+        pair = self._load()
+        longest, chat = self.configuration.texts.max_new_tokens, self.configuration.prompts.chat
+        return pair, encode_prompts(pair, self.prompts, longest, chat=chat)
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        return {"seed": self.configuration.seed, "configuration": self.configuration.texts_hash, "commit": commit()} | {
+            name: version(name) for name in ("tradeoff", "torch", "transformers")
+        }
+
+    def _calibrate(self) -> list[Cell]:
+        path = self.folder / "calibration.json"
+        if self._main and not path.exists():
+            pair, prompts = self._loaded
+            with self._track("calibrating", calibration_steps(self.configuration), 0) as advance:
+                write_cells(calibrated_cells(pair, prompts, self.configuration, lambda: advance(1)), path)
+        self._processes.wait()
+        if not path.exists():
+            raise InputError(
+                f"out: expected a folder that every process sees; {path} is missing in process {self._processes.rank}; "
+                "choose one on a shared file system"
+            )
+        return read_cells(path)
+
+    def _write(self, cells: Sequence[Cell]) -> None:
+        found = self._in_turn(self._texts.rows)
+        every = batches(cells, len(self.prompts), self.configuration)
+        todo = [batch for batch in every if any(key not in found for key in batch.keys)]
+        left = sum(len(batch.texts) for batch in todo)
+        total = sum(len(batch.texts) for batch in every)
+        if found and self._main:
+            self._say(f"going on in {self.folder}: {total - left} texts are there, {left} to write")
+        del found
+        self._processes.wait()
+        if todo:
+            mine = share(todo, self._processes)
+            pair, prompts = self._loaded
+            written = write_texts(pair, prompts, self.configuration, mine, self._provenance)
+            with self._track("writing texts", total, total - left) as advance:
+                for rows, shown in written:
+                    # tokens first: a text that is there has them
+                    self._tokens.append(shown, self._processes.rank)
+                    self._texts.append(rows, self._processes.rank)
+                    advance(len(rows) * self._processes.count)
+        self._processes.wait()
+        if self._main:
+            order = text_order(cells, len(self.prompts), self.configuration)
+            self._texts.merge(order)
+            self._tokens.merge(order)
+        self._processes.wait()
+
+    def _judge(self, judge: Judge, asked: Sequence[Case], texts: dict[Any, Row]) -> list[Row]:
+        table = judgement_table(self.folder, judge)
+        found = self._in_turn(table.rows)
+        todo = unanswered(judge, asked, found)
+        left = sum(len(block) for block in todo)
+        self._processes.wait()
+        # an endpoint is one for all, with one limit
+        mine = share(todo, self._processes) if not judge.pairwise else todo if self._main else []
+        if self._main and todo:
+            self._announce(judge, todo, texts)
+        missing = 0
+        with self._track(f"asking {judge.name}", len(asked), len(asked) - left) as advance:
+            for rows, failed in ask(judge, mine, self.prompts, texts, self._provenance):
+                table.append(rows, self._processes.rank)
+                missing += failed
+                advance(len(rows) * (1 if judge.pairwise else self._processes.count))
+        self._processes.wait()
+        if missing:
+            self._say(f"judge {judge.name}: {missing} questions have no answer; the same command asks them again")
+        return table.merge(asked) if self._main else []
+
+    def _announce(self, judge: Judge, todo: Sequence[Sequence[Case]], texts: dict[Any, Row]) -> None:
+        """Say what a judge that may cost money will cost, before it is asked."""
+        if isinstance(judge, ChatJudge):
+            asked = [question(case, self.prompts, texts) for block in todo for case in block]
+            wanted = judge.estimate(asked)
+            cost = "no prices given" if wanted.cost is None else f"about {wanted.cost:.2f} USD"
+            self._say(
+                f"judge {judge.name}: {wanted.calls} calls, about {wanted.prompt_tokens} tokens of prompts and at most "
+                f"{wanted.completion_tokens} of replies: {cost}"
+            )
+
+    def _results(
+        self, judges: Sequence[tuple[Judge, int | None]], answers: Sequence[list[Row]], *, forced: bool
+    ) -> Results:
+        cells = read_cells(self.folder / "calibration.json")
+        texts = list(self._texts.rows().values())
+        findings = Findings(cells, len(self.prompts), self.configuration, texts)
+        comparisons: list[Comparison] = []
+        accounts: list[JudgeAccount] = []
+        for (judge, count), rows in zip(judges, answers, strict=True):
+            asked = cases(judge, count, cells, len(self.prompts), self.configuration)
+            accounts.append(judge_account(judge.name, pairwise=judge.pairwise, rows=rows, asked=len(asked)))
+            comparisons += findings.comparisons(judge.name, pairwise=judge.pairwise, rows=rows, forced=forced)
+        pair = pair_name(self.configuration.pair.target, self.configuration.pair.draft)
+        shown = list(self._tokens.rows().values())
+        return Results(
+            title=f"{pair}: {len(self.prompts)} prompts x {self.configuration.texts.samples} texts",
+            configuration=self.configuration.to_dict() | {"hash": self.configuration.texts_hash},
+            provenance=provenances(texts, tuple(self._provenance)),
+            calibration={
+                "positions": self.configuration.calibration.positions,
+                "tolerance": self.configuration.calibration.tolerance,
+                "forced": forced,
+            },
+            cells=findings.cells(),
+            comparisons=comparisons,
+            judges=accounts,
+            examples=examples(shown, cells, self.prompts, self.configuration),
+        )

@@ -1,0 +1,127 @@
+"""A study's texts: batches of fixed content, whoever writes them and whenever, one row to a text."""
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from decoding.evaluation.positions import sampling_at, seed_for
+from decoding.evaluation.study.cells import Cell
+from decoding.evaluation.study.configuration import Configuration
+from decoding.evaluation.study.store import Row
+from decoding.evaluation.study.token_costs import token_costs
+from decoding.huggingface import SpeculativeOutput, generate
+from decoding.pairs import Pair
+
+
+class Batch(NamedTuple):
+    """Texts that are written together: rounding depends on a text's neighbours, so these never change.
+
+    Parameters
+    ----------
+    cell
+        The rule that writes them.
+    texts
+        (prompt, sample) of each.
+    """
+
+    cell: Cell
+    texts: tuple[tuple[int, int], ...]
+
+    @property
+    def keys(self) -> list[tuple[str, int, int]]:
+        """Keys of its rows."""
+        return [(self.cell.label, *text) for text in self.texts]
+
+
+def text_key(row: Row) -> tuple[str, int, int]:
+    """Which text a row is of."""
+    return row["cell"], row["prompt"], row["sample"]
+
+
+def batches(cells: Sequence[Cell], prompts: int, configuration: Configuration) -> list[Batch]:
+    """All batches; every cell's before the next texts, so that a part of a study is a fair part."""
+    texts = [(prompt, sample) for sample in range(configuration.texts.samples) for prompt in range(prompts)]
+    size = configuration.texts.batch_size
+    blocks = [tuple(texts[start : start + size]) for start in range(0, len(texts), size)]
+    return [Batch(cell, block) for block in blocks for cell in cells]
+
+
+def text_order(cells: Sequence[Cell], prompts: int, configuration: Configuration) -> list[tuple[str, int, int]]:
+    """Keys of all texts in the order of the merged file."""
+    return [
+        (cell.label, prompt, sample)
+        for cell in cells
+        for prompt in range(prompts)
+        for sample in range(configuration.texts.samples)
+    ]
+
+
+def write_texts(
+    pair: Pair,
+    prompts: Sequence[Tensor],
+    configuration: Configuration,
+    todo: Sequence[Batch],
+    provenance: dict[str, Any],
+) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Write batches, one after the other: the rows of the texts, and of the tokens of those that will be shown."""
+    for batch in todo:
+        rule = batch.cell.made()
+        input_ids, mask = padded([prompts[prompt] for prompt, _ in batch.texts])
+        # other rules, other uniforms: two texts are compared as two draws, not as one draw twice
+        streams = zlib.crc32(batch.cell.label.encode())
+        output = generate(
+            pair.target,
+            pair.draft,
+            input_ids,
+            attention_mask=mask,
+            rule=rule,
+            draft_length=configuration.texts.draft_length,
+            generator=[seed_for(configuration.seed, 4, streams, *text) for text in batch.texts],
+            max_new_tokens=configuration.texts.max_new_tokens,
+            **sampling_at(configuration.texts.temperature),
+        )
+        if output.interrupted:
+            raise KeyboardInterrupt
+        rows, shown = [], []
+        for place, (prompt, sample) in enumerate(batch.texts):
+            statistics = output.texts[place]
+            tokens = _written(output, place, input_ids.shape[1])
+            where = {"cell": batch.cell.label, "prompt": prompt, "sample": sample}
+            rows.append(
+                where
+                | {"rule": batch.cell.rule, "level": batch.cell.level}
+                | {"knob": next(iter(batch.cell.knob.values()), None)}
+                | {"text": pair.tokenizer.decode(tokens, skip_special_tokens=True)}
+                | {name: finite(value) for name, value in statistics.to_dict().items()}
+                | {"error": output.errors[place]}
+                | provenance
+            )
+            if sample == 0 and prompt < configuration.examples:
+                costs = token_costs(pair, prompts[prompt], tokens, statistics, rule, configuration.texts.temperature)
+                shown.append(where | {"tokens": [vars(each) for each in costs]})
+        yield rows, shown
+
+
+def padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Prompts, `[1, length]` each, padded on the left, `[batch, longest]`, and their mask."""
+    longest = max(prompt.shape[1] for prompt in prompts)
+    input_ids = prompts[0].new_zeros((len(prompts), longest))
+    mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - prompt.shape[1] :] = prompt[0]
+        mask[row, longest - prompt.shape[1] :] = 1
+    return input_ids, mask
+
+
+def finite(value: float) -> float | None:
+    """What JSON has a number for; null stands for an infinite divergence or log-likelihood."""
+    return value if math.isfinite(value) else None
+
+
+def _written(output: SpeculativeOutput, place: int, start: int) -> list[int]:
+    """The tokens of a row without the padding behind them."""
+    return output.sequences[place, start : start + output.texts[place].generated].tolist()

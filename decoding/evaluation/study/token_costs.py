@@ -1,0 +1,70 @@
+"""What every single token of a text cost: the texts a report shows are scored once more, token by token."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from decoding.evaluation.study.results import TokenCost
+from decoding.pairs import Pair
+from decoding.sampling import law
+from decoding.statistics import Statistics
+from solvers.divergences import divergence_named
+from tradeoff.outcome import apply_rule
+from tradeoff.rule import Rule
+
+
+@torch.no_grad()
+def token_costs(
+    pair: Pair, prompt: Tensor, tokens: Sequence[int], statistics: Statistics, rule: Rule, temperature: float
+) -> list[TokenCost]:
+    """Charge every token log(output law / target) at its position, nats.
+
+    Given the text so far, the mean of it over tokens is KL(output, target) there; the sum over a text is the
+    log-ratio of the two laws of texts.
+
+    Parameters
+    ----------
+    pair
+        The models.
+    prompt
+        `[1, length]`.
+    tokens, statistics
+        The generated text and its account, which says what was drafted, accepted, replaced, or a bonus.
+    rule, temperature
+        It was written with.
+    """
+    if not tokens:
+        return []
+    text = torch.cat([prompt, prompt.new_tensor([list(tokens)])], dim=1)
+    first = prompt.shape[1] - 1
+    laws = [
+        law(model(text[:, :-1].to(model.device)).logits[0, first:, : pair.vocab].cpu(), temperature, torch.float64)
+        for model in (pair.draft, pair.target)
+    ]
+    outcome = apply_rule(rule, *laws)
+    fates = ["bonus"] * len(tokens)
+    for position, accepted in zip(statistics.position, statistics.accepted, strict=True):
+        fates[position] = "accepted" if accepted else "replaced"
+    bonus = torch.tensor([fate == "bonus" for fate in fates])
+    written = torch.where(bonus[:, None], torch.as_tensor(outcome.bonus_law), torch.as_tensor(outcome.output_law))
+    target = torch.as_tensor(outcome.target)
+    chosen = torch.tensor(list(tokens))[:, None]
+    cost = (written.gather(1, chosen).log() - target.gather(1, chosen).log())[:, 0]
+    divergence = divergence_named("kl").value(written, target)
+    return [
+        TokenCost(text=piece, fate=fate, cost=float(each), divergence=float(mean))
+        for piece, fate, each, mean in zip(pieces(pair, tokens), fates, cost, divergence, strict=True)
+    ]
+
+
+def pieces(pair: Pair, tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character made of several tokens comes with its last one."""
+    found, seen = [], ""
+    for count in range(1, len(tokens) + 1):
+        text = pair.tokenizer.decode(tokens[:count], skip_special_tokens=True)
+        if count < len(tokens):
+            text = text.removesuffix("�")
+        found.append(text[len(seen) :] if text.startswith(seen) else "")
+        seen = text if text.startswith(seen) else seen
+    return found

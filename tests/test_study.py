@@ -1,0 +1,334 @@
+"""`tradeoff evaluate` from beginning to end: rows, interruptions, processes, refusals."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from study_files import ALONE, CELLS, SMALL, TEXTS, contents, evaluate, rows, started, written
+
+import decoding
+from decoding.cli import evaluate as command
+from decoding.evaluation.positions import PLAIN_SAMPLING, encode_prompts, seed_for
+from decoding.evaluation.prompts import load_prompts
+from decoding.evaluation.study import judging
+from decoding.evaluation.study.texts import padded
+from solvers.errors import InputError
+from tradeoff.rules.registry import family_from, from_spec
+
+STAMPED = {"seed", "configuration", "commit", "tradeoff", "torch", "transformers"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    configuration = written(folder / "small.yaml")
+    result = evaluate(configuration, f"--out={folder / 'out'}")
+    assert result.exit_code == 0, result.output
+    return configuration, folder / "out", result.output
+
+
+def test_every_rule_writes_every_text_once_and_every_row_says_where_it_comes_from(whole):
+    _, out, _ = whole
+    texts = rows(out / "texts.jsonl")
+    assert len(texts) == TEXTS
+    assert set(Counter((row["cell"], row["prompt"], row["sample"]) for row in texts).values()) == {1}
+    assert all(row.keys() >= STAMPED for row in texts)
+    assert len({row["configuration"] for row in texts}) == 1
+    for name in ("log_likelihood", "sequence_kl"):
+        judged = rows(out / "judgements" / f"{name}.jsonl")
+        assert len(judged) == TEXTS
+        assert all(row.keys() >= STAMPED | {"judge_settings"} for row in judged)
+    assert not list(out.glob("**/*.parts"))
+
+
+def test_results_are_read_by_pandas_and_datasets(whole, tmp_path):
+    pandas, datasets = pytest.importorskip("pandas"), pytest.importorskip("datasets")
+    _, out, _ = whole
+    frame = pandas.read_json(out / "texts.jsonl", lines=True)
+    assert len(frame) == TEXTS
+    lossless = frame[frame.rule == "speculative_sampling"]
+    assert lossless.kl.sum() < 1e-9
+    loaded = datasets.load_dataset(
+        "json", data_files=str(out / "texts.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(loaded) == TEXTS
+    assert sum(loaded["generated"]) == frame.generated.sum()
+
+
+def test_texts_are_what_their_rules_write_alone_each_from_a_stream_of_its_own(whole):
+    _, out, _ = whole
+    pair, prompts = decoding.load_pair(), load_prompts("embedded")
+    texts = rows(out / "texts.jsonl")
+    for row in texts[::7]:
+        rule = family_from(row["rule"]).at(row["knob"]) if row["level"] else from_spec(row["rule"])
+        output = decoding.generate(
+            pair.target,
+            pair.draft,
+            pair.tokenizer(prompts[row["prompt"]], return_tensors="pt").input_ids,
+            rule=rule,
+            generator=seed_for(0, 4, zlib.crc32(row["cell"].encode()), row["prompt"], row["sample"]),
+            max_new_tokens=12,
+            **PLAIN_SAMPLING,
+        )
+        assert pair.tokenizer.decode(output.sequences[0], skip_special_tokens=True).endswith(row["text"])
+        account = output.statistics.to_dict()
+        assert {name: row[name] for name in account} == pytest.approx(account, rel=1e-4, abs=1e-9)
+    # rules that share a knob do not share uniforms: compared texts are two draws
+    assert len({row["text"] for row in texts if row["prompt"] == 0}) == len(texts) / 5
+
+
+def test_padding_is_on_the_left_and_masked():
+    ids, mask = padded([torch.tensor([[5, 6, 7]]), torch.tensor([[8]])])
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_a_chat_template_makes_a_prompt_a_user_s_message():
+    pair = decoding.load_pair()
+    with pytest.raises(InputError, match=r"prompts\.chat: expected a tokenizer with a chat template"):
+        encode_prompts(pair, ["Hello"], 8, chat=True)
+    pair.tokenizer.chat_template = (
+        "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    (found,) = encode_prompts(pair, ["Hello"], 8, chat=True)
+    wanted = pair.tokenizer("<user>Hello<assistant>", add_special_tokens=False).input_ids
+    assert found.tolist() == [wanted]
+    (plain,) = encode_prompts(pair, ["Hello"], 8)
+    assert plain.tolist() == [pair.tokenizer("Hello").input_ids]
+
+
+def test_shown_tokens_join_to_the_texts(whole):
+    _, out, _ = whole
+    texts = {(row["cell"], row["prompt"], row["sample"]): row for row in rows(out / "texts.jsonl")}
+    shown = rows(out / "tokens.jsonl")
+    assert len(shown) == 2 * (2 * CELLS + 1)
+    for row in shown:
+        text = texts[row["cell"], row["prompt"], row["sample"]]
+        assert "".join(token["text"] for token in row["tokens"]) == text["text"]
+        charged = sum(token["divergence"] for token in row["tokens"] if token["fate"] != "bonus")
+        assert charged == pytest.approx(text["kl"], abs=2e-4)
+        assert [token["fate"] for token in row["tokens"]].count("replaced") == text["rejected"]
+
+
+def test_the_reports_hold_every_cell_and_judge(whole):
+    _, out, output = whole
+    for text in (output, (out / "report.md").read_text(), (out / "report.html").read_text()):
+        for each in ("decoding_opt", "decoding_uno:residual=draft", "speculative_sampling", "sequence_kl"):
+            assert each in text
+        assert "within noise" in text
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    kinds = Counter(row["kind"] for row in rows(out / "results.jsonl"))
+    assert kinds == {"cell": 2 * CELLS + 1, "comparison": 2 * (CELLS - 1) * 2, "judge": 2}
+
+
+def test_a_finished_study_loads_no_model_and_changes_no_byte(whole, monkeypatch):
+    configuration, out, _ = whole
+    before = contents(out)
+    monkeypatch.setattr(command, "load", lambda *_: pytest.fail("a model was loaded again"))
+    again = evaluate(configuration, f"--out={out}")
+    assert again.exit_code == 0, again.output
+    assert f"{TEXTS} texts are there, 0 to write" in again.output
+    assert contents(out) == before
+
+
+def _killed(configuration, out, when):
+    """Run, kill -9 as soon as the folder is as wanted, and say whether that was in the middle."""
+    with started(configuration, f"--out={out}") as run:
+        while run.poll() is None and not when():
+            time.sleep(0.01)
+        middle = run.poll() is None
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+    return middle
+
+
+def test_a_study_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
+    configuration, complete, _ = whole
+    out = tmp_path / "out"
+    part = out / "texts.parts" / "0000.jsonl"
+
+    def lines():
+        return part.read_bytes().count(b"\n") if part.exists() else 0
+
+    assert _killed(configuration, out, lambda: (out / "calibration.json").exists())
+    assert _killed(configuration, out, lambda: lines() >= 9)
+    kept = lines()
+    assert 9 <= kept < TEXTS
+    with part.open("ab") as file:  # as if in the middle of a write
+        file.write(b'{"cell": "decoding_opt", "pro')
+    assert _killed(configuration, out, lambda: lines() >= kept + 9)
+    last = evaluate(configuration, f"--out={out}")
+    assert last.exit_code == 0, last.output
+    assert "going on in" in last.output
+    assert contents(out) == contents(complete)
+
+
+def test_ctrl_c_keeps_what_is_finished(whole, tmp_path, monkeypatch):
+    configuration, complete, _ = whole
+    original, batches = judging.ask, 0
+
+    def interrupted(*arguments):
+        nonlocal batches
+        for answered in original(*arguments):
+            if batches == 1:
+                raise KeyboardInterrupt
+            batches += 1
+            yield answered
+
+    with monkeypatch.context() as patch:
+        patch.setattr("decoding.evaluation.study.run.ask", interrupted)
+        stopped = evaluate(configuration, f"--out={tmp_path / 'out'}")
+    assert stopped.exit_code == 130
+    assert "the same command goes on from there" in stopped.output
+    assert len(rows(tmp_path / "out" / "texts.jsonl")) == TEXTS
+    assert len(rows(tmp_path / "out" / "judgements" / "log_likelihood.parts" / "0000.jsonl")) == judging.BATCH
+    assert evaluate(configuration, f"--out={tmp_path / 'out'}").exit_code == 0
+    assert contents(tmp_path / "out") == contents(complete)
+
+
+def test_two_processes_write_what_one_writes(whole, tmp_path):
+    pytest.importorskip("accelerate")
+    configuration, complete, _ = whole
+    program = tmp_path / "program.py"
+    program.write_text("from decoding.cli import main\nmain()\n")
+    options = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port=0", str(program)]
+        + ["evaluate", configuration, f"--out={tmp_path / 'out'}"],
+        env=ALONE,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(tmp_path / "out") == contents(complete)
+    assert "judge" in done.stdout
+
+
+def test_two_runs_in_one_folder_are_refused(whole, tmp_path):
+    configuration, _, _ = whole
+    out = tmp_path / "out"
+    with started(configuration, f"--out={out}") as run:
+        while run.poll() is None and not (out / ".lock").exists():
+            time.sleep(0.01)
+        second = evaluate(configuration, f"--out={out}")
+        run.kill()
+        run.communicate()
+    assert second.exit_code == 2
+    assert "where one is at work" in second.output
+
+
+def test_other_settings_do_not_mix_with_written_texts_but_other_judges_do(whole, tmp_path):
+    configuration, complete, _ = whole
+    out = tmp_path / "out"
+    shutil.copytree(complete, out)
+    for other in ("--seed=1", "--samples=3", "--limit=4"):
+        refused = evaluate(configuration, other, f"--out={out}")
+        assert refused.exit_code == 2
+        assert "choose another --out" in refused.output
+    fewer = written(tmp_path / "fewer.yaml", SMALL + "judges: [{kind: sequence_kl}]\n")
+    assert evaluate(fewer, f"--out={out}").exit_code == 0
+    assert contents(out) == contents(complete)
+
+
+def test_answers_of_a_judge_under_other_settings_are_refused(whole, tmp_path):
+    configuration, complete, _ = whole
+    out = tmp_path / "out"
+    shutil.copytree(complete, out)
+    file = out / "judgements" / "sequence_kl.jsonl"
+    file.write_text(re.sub('"judge_settings": "[0-9a-f]+"', '"judge_settings": "0123456789abcdef"', file.read_text()))
+    refused = evaluate(configuration, f"--out={out}")
+    assert refused.exit_code == 2
+    assert "judge sequence_kl: expected answers given under these settings" in refused.output
+
+
+def test_rejections_that_do_not_match_are_refused_unless_forced(whole, tmp_path):
+    _, complete, _ = whole
+    out = tmp_path / "out"
+    shutil.copytree(complete, out)
+    strict = written(tmp_path / "strict.yaml", SMALL.replace("tolerance: 0.2", "tolerance: 0.000001"))
+    refused = evaluate(strict, f"--out={out}")
+    assert refused.exit_code == 0
+    compared = [row for row in rows(out / "results.jsonl") if row["kind"] == "comparison"]
+    assert compared
+    for row in compared:
+        assert row["found"] is None
+        assert "more than 1e-06" in row["refused"]
+    assert "refused" in refused.output
+    assert evaluate(strict, "--force", f"--out={out}").exit_code == 0
+    compared = [row for row in rows(out / "results.jsonl") if row["kind"] == "comparison"]
+    assert all(row["refused"] is None and row["found"] is not None for row in compared)
+    assert all(row["calibration"]["forced"] for row in compared)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "expected a YAML file"),
+        (["small", "--device=nowhere"], "device: expected one this torch can use"),
+        (["small", "--dtype=int8"], "pair.dtype: expected"),
+        (["small", "--samples=0"], "texts.samples: expected"),
+        (["small", "--prompts=nowhere.txt"], "nowhere.txt"),
+        (["small", "--max-new-tokens=100000"], "context of"),
+        (["small", "--target=nowhere/nothing"], "expected both a target and a draft"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    result = evaluate(*arguments, f"--out={tmp_path / 'out'}")
+    assert result.exit_code == 2
+    (line,) = [line for line in result.output.splitlines() if line.startswith("error:")]
+    assert message in line
+
+
+def test_a_rejection_above_the_lossless_one_is_refused(tmp_path):
+    configuration = written(tmp_path / "high.yaml", SMALL.replace("[0.2, 0.1]", "[0.9]"))
+    result = evaluate(configuration, f"--out={tmp_path / 'out'}")
+    assert result.exit_code == 2
+    assert "below this pair's mean TV(draft, target)" in result.output
+
+
+def test_means_and_win_rates_are_those_of_the_rows(whole):
+    _, out, _ = whole
+    texts = rows(out / "texts.jsonl")
+    results = rows(out / "results.jsonl")
+    for cell in (row for row in results if row["kind"] == "cell"):
+        own = [row for row in texts if row["cell"] == cell["cell"]]
+        assert cell["texts"] == len(own) == 10
+        kl = sum(row["kl"] for row in own)
+        assert cell["means"]["kl"]["value"] == pytest.approx(kl / sum(row["verified"] for row in own))
+        assert cell["means"]["kl_per_token"]["value"] == pytest.approx(kl / sum(row["generated"] for row in own))
+    scores = {
+        (row["cell"], row["prompt"], row["sample"]): row["score"]
+        for row in rows(out / "judgements" / "log_likelihood.jsonl")
+    }
+    likelihood = {
+        (row["cell"], row["prompt"], row["sample"]): row["log_likelihood"] / row["generated"] for row in texts
+    }
+    assert scores == pytest.approx(likelihood)
+    for each in (row for row in results if row["kind"] == "comparison" and row["judge"] == "log_likelihood"):
+        won = [
+            np.mean([scores[each["first"], prompt, i] > scores[each["second"], prompt, i] for i in range(2)])
+            for prompt in range(5)
+        ]
+        assert each["found"]["won"] == sum(value > 0.5 for value in won)
+        assert each["found"]["tied"] == sum(value == 0.5 for value in won)
+        pairwise = np.mean(
+            [
+                scores[each["first"], prompt, i] > scores[each["second"], prompt, j]
+                for prompt in range(5)
+                for i in range(2)
+                for j in range(2)
+            ]
+        )
+        assert each["found"]["pairwise"]["value"] == pytest.approx(pairwise)
+        assert each["level"] in each["first"]
+        assert each["level"] in each["second"]
