@@ -6,12 +6,14 @@ from collections import Counter
 
 import pytest
 import torch
+import yaml
 from chat_server import Answer, Proxy, refusal, serving
 from study_files import SMALL, evaluate, rows, written
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from decoding import embedded
 from decoding.evaluation.judges import Question, RewardModel
+from decoding.evaluation.study.configuration import CONFIGS
 
 for package in ("openai", "fastapi", "uvicorn", "accelerate"):
     pytest.importorskip(package)
@@ -176,3 +178,31 @@ def test_a_reward_model_scores_every_text_whatever_its_neighbours(tmp_path):
         assert alone is not None
         assert row["score"] == pytest.approx(alone.score, abs=1e-5)
     assert len({row["score"] for row in judged}) > len(judged) / 2
+
+
+def test_the_paper_s_table_runs_from_beginning_to_end_on_small_models(server, tmp_path):
+    save_reward_model(tmp_path / "reward")
+    table = yaml.safe_load((CONFIGS / "table1.yaml").read_text())
+    table["pair"] = {"device": "cpu"}
+    table["prompts"] = {"source": "embedded", "limit": 3}
+    table["texts"] |= {"samples": 2, "max_new_tokens": 8, "batch_size": 3}
+    table["calibration"]["positions"] = 60
+    table["examples"] = 1
+    likelihood, divergence, reward, asked = table["judges"]
+    reward |= {"model": str(tmp_path / "reward"), "name": "RM-Mistral-7B", "dtype": "float32"}
+    asked |= {"model": server.truthful, "name": "gpt-4", "base_url": f"http://127.0.0.1:{server.port}/v1"}
+    configuration = written(tmp_path / "table1.yaml", yaml.safe_dump(table))
+    result = evaluate(configuration, "--force", f"--out={tmp_path / 'out'}")
+    assert result.exit_code == 0, result.output
+    found = rows(tmp_path / "out" / "results.jsonl")
+    compared = [row for row in found if row["kind"] == "comparison"]
+    assert len(compared) == 4 * 4 * 2  # judges, values of epsilon, readings of UNO
+    published = [row for row in compared if row["published"] is not None]
+    rates = {(row["judge"], row["level"]): row["published"]["win_rate"] for row in published}
+    assert len(published) == 2 * len(rates) == 16
+    assert [rates["RM-Mistral-7B", f"epsilon {value}"] for value in (0.1, 0.2, 0.4, 0.8)] == [0.53, 0.535, 0.575, 0.525]
+    assert [rates["gpt-4", f"epsilon {value}"] for value in (0.1, 0.2, 0.4, 0.8)] == [0.545, 0.53, 0.535, 0.55]
+    # the paper's cells, at their own number of prompts
+    assert all(row["published"]["adjusted_p"] > 0.05 for row in published)
+    assert "Of 8 published win rates, 8 are within noise" in (tmp_path / "out" / "report.md").read_text()
+    assert all(row["found"] is not None for row in compared)
