@@ -1,14 +1,11 @@
 """The page of a map: one file without a network, and what a real browser makes of it."""
 
-import html
-import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from browser import browse, browser
 from map_files import kind, logits_file, rows, run
 
 from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
@@ -17,14 +14,6 @@ from decoding.evaluation.rule_map.page import page_figure, write_page
 from decoding.evaluation.rule_map.report import curve_rows, fronts_of, points_along
 
 RULES = ["speculative_sampling", "lenience", "typical", "mars", "cascade:variant=tok3", "common_price"]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-browser = pytest.mark.skipif(BROWSER is None, reason=f"no browser on PATH: {', '.join(BROWSERS)}")
-
-WATCH = (
-    "<head><script>window.failures = []; window.onerror = (text) => { window.failures.push(String(text)); };</script>"
-)
-"""Put first, so that it sees the page's own scripts fail."""
 
 REPORT = """<script>
 window.addEventListener("load", () => setTimeout(async () => {
@@ -78,29 +67,9 @@ def made(tmp_path_factory):
     return folder / "out"
 
 
-def browse(page, folder):
-    """What a browser reports of a copy of the page."""
-    copy = folder / "copy.html"
-    text = page.read_text(encoding="utf-8")
-    assert text.count("<head>") == 1
-    assert text.count("\n</body>") == 1
-    copy.write_text(text.replace("<head>", WATCH).replace("\n</body>", REPORT), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000", "--virtual-time-budget=20000"]
-    done = subprocess.run(
-        [str(BROWSER), *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", copy.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    written = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert written, done.stderr[-2000:]
-    return json.loads(html.unescape(written[1]))
-
-
 @pytest.fixture(scope="module")
 def found(made, tmp_path_factory):
-    return browse(made / "map.html", tmp_path_factory.mktemp("browser"))
+    return browse((made / "map.html").read_text(encoding="utf-8"), REPORT, tmp_path_factory.mktemp("browser"))
 
 
 def figure_of(made) -> Any:
@@ -200,9 +169,8 @@ def test_a_click_in_the_legend_leaves_one_rule_and_the_front(found, made):
 
 @browser
 def test_a_broken_page_is_noticed(made, tmp_path):
-    page = tmp_path / "broken.html"
     text = (made / "map.html").read_text(encoding="utf-8")
-    page.write_text(text.replace("</h1>", "</h1><script>nothing.there()</script>"), encoding="utf-8")
-    failures = browse(page, tmp_path)["failures"]
+    broken = text.replace("</h1>", "</h1><script>nothing.there()</script>")
+    failures = browse(broken, REPORT, tmp_path)["failures"]
     assert failures
     assert "nothing is not defined" in failures[0]

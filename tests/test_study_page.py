@@ -1,16 +1,14 @@
 """The page of a study: one file without a network, hostile texts as they are, and what a real browser makes of it."""
 
 import html
-import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import yaml
+from browser import browse, browser
 from study_results import HOSTILE, STEERING, WON, made_up, refused, shapes, tokens
 
 from decoding.evaluation.study.page import write_page
@@ -19,19 +17,8 @@ from decoding.evaluation.study.report import markdown
 from decoding.evaluation.study.results import TokenCost
 from solvers.errors import InputError
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-browser = pytest.mark.skipif(BROWSER is None, reason=f"no browser on PATH: {', '.join(BROWSERS)}")
 SHAPES = shapes()
 VOID = {"meta", "br", "img", "use", "path", "input"}
-
-WATCH = """<head><script>
-window.failures = [];
-window.onerror = (text) => { window.failures.push(String(text)); };
-window.alert = (text) => { window.failures.push("alert: " + text); };
-document.addEventListener("securitypolicyviolation", (event) => { window.failures.push(event.violatedDirective); });
-</script>"""
-"""Put first, so that it sees the page's own scripts fail and the texts' scripts run."""
 
 REPORT = """<script>
 window.addEventListener("load", () => setTimeout(() => {
@@ -139,29 +126,10 @@ def written(results, folder):
     return (folder / "page.html").read_text(encoding="utf-8")
 
 
-def browse(page, folder):
-    """What a browser reports of a copy of the page."""
-    copy = folder / "copy.html"
-    assert page.count("<head>") == 1
-    assert page.count("\n</body>") == 1
-    copy.write_text(page.replace("<head>", WATCH).replace("\n</body>", REPORT), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000", "--virtual-time-budget=5000"]
-    done = subprocess.run(
-        [str(BROWSER), *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", copy.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    report = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert report, done.stderr[-2000:]
-    return json.loads(html.unescape(report[1]))
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    return browse(written(hostile(), folder), folder)
+    return browse(written(hostile(), folder), REPORT, folder)
 
 
 def test_the_page_is_small_and_asks_nothing_of_a_network(tmp_path):
@@ -349,12 +317,12 @@ def test_the_menus_switch_level_and_prompt(found):
 @browser
 def test_a_broken_page_is_noticed(tmp_path):
     page = written(made_up(), tmp_path)
-    failures = browse(page.replace("</h1>", "</h1><script>nothing.there()</script>"), tmp_path)["failures"]
+    failures = browse(page.replace("</h1>", "</h1><script>nothing.there()</script>"), REPORT, tmp_path)["failures"]
     assert "nothing is not defined" in failures[0]
 
 
 @browser
 def test_a_page_that_asks_the_network_is_noticed(tmp_path):
     page = written(made_up(), tmp_path)
-    failures = browse(page.replace("</h1>", '</h1><img src="missing.png">'), tmp_path)["failures"]
+    failures = browse(page.replace("</h1>", '</h1><img src="missing.png">'), REPORT, tmp_path)["failures"]
     assert "img-src" in failures
