@@ -45,7 +45,7 @@ def test_an_empty_file_is_the_embedded_study(read):
     found = read("")
     assert (found.pair.target, found.pair.draft, found.pair.device) == (None, None, "cpu")
     assert (found.prompts.source, found.prompts.template, found.prompts.limit) == ("embedded", "{prompt}", None)
-    assert (found.texts.samples, found.texts.max_new_tokens, found.texts.batch_size) == (2, 40, 16)
+    assert (found.texts.samples, found.texts.max_new_tokens, found.texts.batch_size) == (3, 40, 16)
     assert found.rules == ("common_price", "decoding_opt", "decoding_uno")
     assert found.at == ("rejection", (0.2, 0.1, 0.05))
     assert found.against == "common_price"

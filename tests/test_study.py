@@ -292,7 +292,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path):
 def test_the_shipped_small_study_runs(tmp_path):
     result = evaluate("small", "--limit=2", "--max-new-tokens=8", f"--out={tmp_path / 'out'}")
     assert result.exit_code == 0, result.output
-    assert len(rows(tmp_path / "out" / "texts.jsonl")) == 2 * 2 * 2 * 4
+    assert len(rows(tmp_path / "out" / "texts.jsonl")) == 2 * 3 * 2 * 4
 
 
 def test_a_rejection_above_the_lossless_one_is_refused(tmp_path):

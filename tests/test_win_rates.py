@@ -46,7 +46,7 @@ def power_by_summation(n, rate, level):
 def test_the_majority_interval_covers_the_win_rate_with_ties_by_enumeration_of_all_outcomes(prompts):
     outcomes = [(won, tied, prompts - won - tied) for won in range(prompts + 1) for tied in range(prompts + 1 - won)]
     intervals = [of_outcomes(*outcome).majority for outcome in outcomes]
-    for win, tie in product(np.linspace(0, 1, 11), repeat=2):
+    for win, tie in product(np.linspace(0, 1, 11), (0.003, 0.03, *np.linspace(0, 1, 11))):
         if win + tie > 1 + 1e-9:
             continue
         lose = max(1 - win - tie, 0.0)
@@ -61,15 +61,40 @@ def test_the_majority_interval_covers_the_win_rate_with_ties_by_enumeration_of_a
 
 def test_without_ties_the_majority_interval_inverts_two_exact_tests_of_two_and_a_half_percent_each():
     interval = of_outcomes(7, 0, 5).majority
-    assert sum(mass(12, k, interval.low) for k in range(7, 13)) == pytest.approx(0.025, abs=1e-9)
-    assert sum(mass(12, k, interval.high) for k in range(8)) == pytest.approx(0.025, abs=1e-9)
+    assert sum(mass(12, k, interval.low) for k in range(7, 13)) == pytest.approx(0.025, abs=1e-6)
+    assert sum(mass(12, k, interval.high) for k in range(8)) == pytest.approx(0.025, abs=1e-6)
+    for won in (0, 3, 12, 115):
+        prompts = max(12, won and 200 * (won > 12))
+        found = of_outcomes(won, 0, prompts - won).majority
+        clopper_pearson = binomtest(won, prompts).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == pytest.approx((clopper_pearson.low, clopper_pearson.high), abs=1e-6)
 
 
-def test_ties_widen_the_majority_interval_to_both_sides_as_if_lost_and_as_if_won():
-    found = of_outcomes(6, 3, 3).majority
-    assert found.value == 7.5 / 12
-    assert found.low == of_outcomes(6, 0, 6).majority.low
-    assert found.high == of_outcomes(9, 0, 3).majority.high
+def largest_tail(rate, won, tied, prompts):
+    """The largest P(wins + ties / 2 >= observed) over 400 probabilities of a tie, by summation."""
+    return max(
+        sum(
+            math.comb(prompts, w)
+            * math.comb(prompts - w, t)
+            * (rate - tie / 2) ** w
+            * tie**t
+            * (1 - rate - tie / 2) ** (prompts - w - t)
+            for w in range(prompts + 1)
+            for t in range(prompts + 1 - w)
+            if 2 * w + t >= 2 * won + tied
+        )
+        for tie in np.linspace(0, 2 * min(rate, 1 - rate), 400)
+    )
+
+
+@pytest.mark.parametrize(("won", "tied", "lost"), [(2, 3, 1), (0, 5, 0), (6, 1, 2), (1, 6, 2)])
+def test_with_ties_the_majority_interval_is_where_no_probability_of_a_tie_makes_the_outcome_likely(won, tied, lost):
+    found, prompts = of_outcomes(won, tied, lost).majority, won + tied + lost
+    assert largest_tail(found.low, won, tied, prompts) == pytest.approx(0.025, abs=1e-4)
+    assert largest_tail(1 - found.high, lost, tied, prompts) == pytest.approx(0.025, abs=1e-4)
+    # far tighter than ties as lost on the one side and as won on the other
+    assert binomtest(won, prompts).proportion_ci(0.95, method="exact").low < found.low
+    assert found.high < binomtest(won + tied, prompts).proportion_ci(0.95, method="exact").high
 
 
 def test_the_p_value_is_the_sign_test_of_won_against_lost_prompts_by_summation():

@@ -80,7 +80,7 @@ class TextSettings:
     Parameters
     ----------
     samples
-        Texts per prompt and rule.
+        Texts per prompt and rule; of an odd number no prompt ends in a tie.
     max_new_tokens
         Tokens per text.
     temperature
@@ -91,7 +91,7 @@ class TextSettings:
         Texts at once.
     """
 
-    samples: Count = 2
+    samples: Count = 3
     max_new_tokens: Count = 40
     temperature: Positive = 1.0
     draft_length: Count = 4

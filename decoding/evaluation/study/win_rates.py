@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from scipy.stats import binom, binomtest
 
 from decoding.evaluation.bootstrap import COVERAGE, Bootstrap, Estimate, estimate
+from decoding.evaluation.study.tied_wins import interval
 from solvers.errors import InputError
 
 LARGEST = 10**6
@@ -280,16 +281,14 @@ def _by_prompt(points: np.ndarray, counts: np.ndarray, fractions: np.ndarray, bo
 
 def _win_rate(*, won: int, tied: int, prompts: int, comparisons: int, pairwise: Estimate | None) -> WinRate:
     value = (won + tied / 2) / prompts
-    # P(win) <= P(win) + P(tie) / 2 <= P(win) + P(tie), and either end is a binomial's own
-    low = binomtest(won, prompts).proportion_ci(COVERAGE, method="exact").low
-    high = binomtest(won + tied, prompts).proportion_ci(COVERAGE, method="exact").high
+    low, high = interval(won, tied, prompts, COVERAGE)
     decided = prompts - tied
     return WinRate(
         prompts=prompts,
         comparisons=comparisons,
         won=won,
         tied=tied,
-        majority=Estimate(value=value, low=float(low), high=float(high)),
+        majority=Estimate(value=value, low=low, high=high),
         pairwise=pairwise,
         p_value=float(binomtest(won, decided).pvalue) if decided else 1.0,
         prompts_needed=prompts_needed(value),
