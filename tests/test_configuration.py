@@ -353,7 +353,7 @@ def test_the_hash_is_of_values_not_of_how_they_are_written(read):
 def test_the_small_configuration_is_the_embedded_pairs():
     found = read_configuration("small", {})
     assert (found.pair.target, found.prompts.source, found.prompts.limit) == (None, "embedded", 12)
-    assert (found.texts.samples, found.texts.max_new_tokens) == (2, 24)
+    assert (found.texts.samples, found.texts.max_new_tokens) == (3, 24)
     assert found.rules == ("decoding_opt", "decoding_uno", "decoding_uno:residual=draft", "common_price")
     assert found.at == ("rejection", (0.2, 0.1))
 
