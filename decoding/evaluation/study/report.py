@@ -5,6 +5,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#1f5fa8", "#d9622b", "#8c2d19", "#3a9179", "#c9a227", "#7d5ba6", "#333333")
-MARKS = "osD^vPX"
+LOOKS = {
+    "common_price": ("#1f5fa8", "D"),
+    "ratio_clip": ("#4f9d8f", "o"),
+    "decoding_opt": ("#c9a227", "^"),
+    "decoding_uno": ("#d9622b", "s"),
+    "decoding_uno:residual=draft": ("#8c2d19", "v"),
+    "speculative_sampling": ("#333333", "*"),
+}
+"""The same rules look the same in every figure of the package."""
+OTHERS = tuple(zip(("#7d5ba6", "#3a9179", "#b0528f", "#6b7f2a", "#5c6470"), "PXp<>", strict=True))
 QUIET = "#4a5160"
 VERDICTS = {NOISE: "#222222", FIRST: "#1f5fa8", SECOND: "#a63d57"}
 ROW, PANEL, MARGIN = 0.235, 4.3, 1.0
@@ -202,7 +211,9 @@ def _divergences(ax: "Axes", results: Results) -> None:
     finite = [cell for cell in results.cells if _drawable(cell)]
     top = 1.12 * max((cell.means["kl_per_token"].value for cell in finite), default=0.0) or 1.0
     right = 1.12 * max((cell.means["rejection"].value for cell in finite), default=0.0) or 1.0
-    for place, rule in enumerate(dict.fromkeys(cell.rule for cell in results.cells)):
+    others = cycle(OTHERS)
+    for rule in dict.fromkeys(cell.rule for cell in results.cells):
+        colour, mark = LOOKS.get(rule) or next(others)
         group = sorted((cell for cell in finite if cell.rule == rule), key=lambda cell: cell.means["rejection"].value)
         x, y = ([cell.means[name] for cell in group] for name in ("rejection", "kl_per_token"))
         ax.errorbar(
@@ -210,8 +221,8 @@ def _divergences(ax: "Axes", results: Results) -> None:
             [each.value for each in y],
             xerr=_bars(x),
             yerr=_bars(y),
-            color=COLOURS[place % len(COLOURS)],
-            marker=MARKS[place % len(MARKS)],
+            color=colour,
+            marker=mark,
             markersize=5,
             linewidth=1.4,
             elinewidth=0.9,
