@@ -14,7 +14,7 @@ def interval(won: int, tied: int, prompts: int, coverage: float) -> tuple[float,
 
     With S = wins + ties / 2 the lower end is the least r for which some probability t of a tie gives
 
-    P(S >= observed; r, t) >= (1 - coverage) / 2,    2 S ~ sum of prompts many with P(0, 1, 2) = (1 - r - t/2, t, r - t/2),
+    P(S >= observed; r, t) >= (1 - coverage) / 2,    each prompt's P(win, tie, loss) = (r - t/2, t, 1 - r - t/2),
 
     and the upper end the same for losses: the test inverted, unconditional in t, as Barnard's test is. Without ties
     it is Clopper and Pearson's interval.
