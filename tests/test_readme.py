@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 import tradeoff
+from decoding.evaluation.study.configuration import read_configuration
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,6 +30,20 @@ def test_the_page_on_adding_a_rule_runs_as_written():
     names: dict[str, object] = {"__name__": __name__}  # a dataclass looks up its module
     exec(compile(block, "adding-a-rule.md", "exec"), names)
     assert 0 < names["outcome"].rejection < 0.3  # type: ignore[attr-defined]
+
+
+def test_the_page_on_evaluation_runs_as_written(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (configuration,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block, "evaluation.md", "exec"), names)
+    assert {each.judge for each in names["results"].comparisons} == {"shortness"}  # type: ignore[attr-defined]
+    assert names["results"].comparisons[0].found.prompts == 2  # type: ignore[attr-defined]
+    (tmp_path / "study.yaml").write_text(configuration)
+    read = read_configuration("study.yaml", {})
+    assert [judge.name for judge in read.judges] == ["log_likelihood", "sequence_kl", "RM-Mistral-7B", "gpt-4"]
 
 
 def test_the_readme_names_files_that_exist():

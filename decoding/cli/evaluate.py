@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decoding.cli.terminal import load, one_line_errors, say, screen, silent, track
+from decoding.cli.terminal import load, one_line_errors, say, screen, track
 
 if TYPE_CHECKING:
     from decoding.evaluation.study.configuration import Configuration
@@ -67,7 +67,7 @@ def _evaluate(configuration: "Configuration", out: Path, threads: int | None, *,
     from decoding.evaluation.study.processes import device_here, processes_here
     from decoding.evaluation.study.report import figure, print_results, write_markdown
     from decoding.evaluation.study.result_rows import write_rows
-    from decoding.evaluation.study.run import Study
+    from decoding.evaluation.study.run import Study, silent
 
     wanted = configuration.pair
     processes, device = processes_here(wanted.device), device_here(wanted.device)

@@ -89,9 +89,3 @@ def track(what: str, total: int, done: int) -> Iterator[Callable[[int], object]]
     with progress_bars() as progress:
         task = progress.add_task(what, total=total, completed=done)
         yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def silent(what: str, total: int, done: int) -> Iterator[Callable[[int], object]]:
-    """Show none: for processes beside the first."""
-    yield lambda count: None

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,31 @@ from decoding.evaluation.judges import ChatJudge, Judge
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.stamp import commit
 from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_steps, read_cells, write_cells
-from decoding.evaluation.study.configuration import Configuration
+from decoding.evaluation.study.configuration import Configuration, PairSettings
 from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
 from decoding.evaluation.study.judging import Case, ask, cases, judgement_table, question, unanswered
-from decoding.evaluation.study.processes import Processes, share
+from decoding.evaluation.study.processes import Processes, device_here, processes_here, share
 from decoding.evaluation.study.results import Comparison, JudgeAccount, Results
 from decoding.evaluation.study.store import Row, Table, locked
 from decoding.evaluation.study.texts import batches, text_key, text_order, write_texts
-from decoding.pairs import Pair, pair_name
+from decoding.pairs import Pair, load_pair, pair_name
 from solvers.errors import InputError
 
 Track = Callable[[str, int, int], AbstractContextManager[Callable[[int], object]]]
 """(what, how many in all, how many are done) -> a context with `advance(count)`: a progress bar."""
+
+
+@contextmanager
+def silent(what: str, total: int, done: int) -> Iterator[Callable[[int], object]]:
+    """Show no progress."""
+    yield lambda count: None
+
+
+def _load(wanted: PairSettings) -> Pair:
+    import torch
+
+    device = device_here(wanted.device)
+    return load_pair(wanted.target, wanted.draft, dtype=getattr(torch, wanted.dtype), device=device)
 
 
 class Study:
@@ -38,13 +51,13 @@ class Study:
     folder
         Where: settings.json, calibration.json, texts.jsonl, tokens.jsonl and judgements/<judge>.jsonl.
     processes
-        Who does it.
+        Who does it; by default all that were launched together.
     load
-        Loads the pair of the configuration; not called if all texts are there.
+        Loads the pair of the configuration, by default as it is; not called if all texts are there.
     say
-        Prints one line.
+        Prints one line, by default nothing.
     track
-        Shows progress.
+        Shows progress, by default none.
     """
 
     def __init__(
@@ -52,13 +65,14 @@ class Study:
         configuration: Configuration,
         folder: Path,
         *,
-        processes: Processes,
-        load: Callable[[], Pair],
-        say: Callable[[str], None],
-        track: Track,
+        processes: Processes | None = None,
+        load: Callable[[], Pair] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        track: Track = silent,
     ) -> None:
         self.configuration, self.folder = configuration, folder
-        self._processes, self._load, self._say, self._track = processes, load, say, track
+        self._processes = processes = processes or processes_here(configuration.pair.device)
+        self._load, self._say, self._track = load or partial(_load, configuration.pair), say, track
         self._texts = Table(folder / "texts.jsonl", text_key)
         self._tokens = Table(folder / "tokens.jsonl", text_key)
         self.prompts = self._in_turn(self._read_prompts)
