@@ -26,6 +26,7 @@ CELLS = len(RULES) - 1
 TEXTS = 5 * 2 * (2 * CELLS + 1)
 
 FILES = (
+    "calibration_texts.jsonl",
     "calibration.json",
     "texts.jsonl",
     "tokens.jsonl",

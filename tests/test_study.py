@@ -1,5 +1,6 @@
 """`tradeoff evaluate` from beginning to end: rows, interruptions, processes, refusals."""
 
+import json
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ import torch
 from study_files import ALONE, CELLS, SMALL, TEXTS, contents, evaluate, rows, started, written
 
 import decoding
+import tradeoff
 from decoding.cli import evaluate as command
 from decoding.evaluation.positions import PLAIN_SAMPLING, encode_prompts, seed_for
 from decoding.evaluation.prompts import load_prompts
@@ -91,6 +93,30 @@ def test_padding_is_on_the_left_and_masked():
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_knobs_are_set_on_the_laws_along_the_calibration_texts(temperature, tmp_path):
+    text = SMALL.replace("batch_size: 3", f"batch_size: 3, temperature: {temperature}").replace(
+        "{limit: 5}", "{limit: 2}"
+    )
+    assert evaluate(written(tmp_path / "warm.yaml", text), f"--out={tmp_path / 'out'}").exit_code == 0
+    pair, prompts = decoding.load_pair(), load_prompts("embedded", limit=2)
+    laws = [[], []]
+    for row in rows(tmp_path / "out" / "calibration_texts.jsonl"):
+        prompt = pair.tokenizer(prompts[row["prompt"]]).input_ids
+        for place in range(len(row["tokens"])):
+            before = torch.tensor([prompt + row["tokens"][:place]])
+            for kept, model in zip(laws, (pair.draft, pair.target), strict=True):
+                with torch.no_grad():
+                    kept.append((model(before).logits[0, -1].double() / temperature).softmax(-1).numpy())
+    draft, target = (np.array(kept[:120]) for kept in laws)
+    for cell in json.loads((tmp_path / "out" / "calibration.json").read_text()):
+        rule = family_from(cell["rule"]).at(*cell["knob"].values()) if cell["knob"] else from_spec(cell["rule"])
+        rejection = float(tradeoff.evaluate(rule, draft, target, normalise=True).rejection.mean())
+        assert rejection == pytest.approx(cell["calibrated"], abs=1e-5)
+        if cell["level"]:
+            assert rejection == pytest.approx(float(cell["level"].split()[1]), abs=1e-3)
+
+
 def test_a_chat_template_makes_a_prompt_a_user_s_message():
     pair = decoding.load_pair()
     with pytest.raises(InputError, match=r"prompts\.chat: expected a tokenizer with a chat template"):
@@ -154,11 +180,13 @@ def _killed(configuration, out, when):
 def test_a_study_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
     configuration, complete, _ = whole
     out = tmp_path / "out"
-    part = out / "texts.parts" / "0000.jsonl"
+    part, calibrating = (out / f"{name}.parts" / "0000.jsonl" for name in ("texts", "calibration_texts"))
 
-    def lines():
-        return part.read_bytes().count(b"\n") if part.exists() else 0
+    def lines(file=part):
+        return file.read_bytes().count(b"\n") if file.exists() else 0
 
+    assert _killed(configuration, out, lambda: lines(calibrating) >= 3)
+    assert not (out / "calibration.json").exists()
     assert _killed(configuration, out, lambda: (out / "calibration.json").exists())
     assert _killed(configuration, out, lambda: lines() >= 9)
     kept = lines()

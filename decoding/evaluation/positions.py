@@ -73,10 +73,9 @@ def sampled_texts(
     new_tokens: int,
     limit: int,
     seed: int,
-    temperature: float = 1.0,
     finished: Sequence[int] = (),
 ) -> Iterator[Text]:
-    """Sample the target (losslessly) from each prompt in turn; one text in memory at a time.
+    """Sample the target (losslessly, temperature 1) from each prompt in turn; one text in memory at a time.
 
     Parameters
     ----------
@@ -88,8 +87,6 @@ def sampled_texts(
         Positions in all; prompts are revisited with fresh texts until it is reached.
     seed
         Decides the texts, each by its number alone.
-    temperature
-        Of the texts; the logits are raw.
     finished
         Positions of the texts that are there already, to go on behind them.
     """
@@ -103,19 +100,24 @@ def sampled_texts(
             generator=seed_for(seed, 1, visit),
             account="counts",
             max_new_tokens=new_tokens,
-            **sampling_at(temperature),
+            **PLAIN_SAMPLING,
         )
         if output.interrupted:
             raise KeyboardInterrupt
-        text = output.sequences
-        fresh = min(text.shape[1] - prompts[owner].shape[1], limit - count)
-        first = prompts[owner].shape[1] - 1
-        draft_logits, target_logits = (
-            model(text[:, :-1].to(model.device)).logits[0, first : first + fresh, : pair.vocab].float()
-            for model in (pair.draft, pair.target)
-        )
-        yield Text(owner, draft_logits, target_logits)
+        start = prompts[owner].shape[1]
+        fresh = min(output.sequences.shape[1] - start, limit - count)
+        yield Text(owner, *raw_logits(pair, output.sequences[:, : start + fresh], start))
         count, visit = count + fresh, visit + 1
+
+
+@torch.no_grad()
+def raw_logits(pair: Pair, text: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Draft's and target's logits, `[length - start, vocab]`, at the tokens of a text `[1, length]` from `start` on."""
+    draft, target = (
+        model(text[:, :-1].to(model.device)).logits[0, start - 1 :, : pair.vocab].float()
+        for model in (pair.draft, pair.target)
+    )
+    return draft, target
 
 
 def collect_positions(
@@ -125,14 +127,13 @@ def collect_positions(
     new_tokens: int,
     limit: int,
     seed: int,
-    temperature: float = 1.0,
     progress: Callable[[], object] = lambda: None,
 ) -> Positions:
     """Keep both laws at every new token of `sampled_texts`; `progress` is called once per position."""
     drafts, targets, owners = [], [], []
-    for text in sampled_texts(pair, prompts, new_tokens=new_tokens, limit=limit, seed=seed, temperature=temperature):
-        drafts.append((text.draft_logits / temperature).softmax(-1).cpu())
-        targets.append((text.target_logits / temperature).softmax(-1).cpu())
+    for text in sampled_texts(pair, prompts, new_tokens=new_tokens, limit=limit, seed=seed):
+        drafts.append(text.draft_logits.softmax(-1).cpu())
+        targets.append(text.target_logits.softmax(-1).cpu())
         owners += [text.prompt] * len(text.draft_logits)
         for _ in range(len(text.draft_logits)):
             progress()

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from decoding.evaluation.calibration import check_requested, clustered_error
 from decoding.evaluation.files import replace_file
-from decoding.evaluation.positions import collect_positions
 from decoding.evaluation.study.configuration import Configuration
-from decoding.pairs import Pair
 from tradeoff.conversion import mean, set_knob
 from tradeoff.positions import Positions, rejections
 from tradeoff.rule import Rule
@@ -58,7 +54,7 @@ def levels(configuration: Configuration) -> list[str]:
 
 
 def calibrated_cells(
-    pair: Pair, prompts: Sequence[Tensor], configuration: Configuration, progress: Callable[[], object]
+    positions: Positions, configuration: Configuration, progress: Callable[[int], object]
 ) -> list[Cell]:
     """Set every knob on real positions, or measure there the knobs that are given; rules without one come first.
 
@@ -67,29 +63,19 @@ def calibrated_cells(
     InputError
         A rejection that is above the lossless one, or below what a rule can reach.
     """
-    positions = collect_positions(
-        pair,
-        prompts,
-        new_tokens=configuration.texts.max_new_tokens,
-        limit=configuration.calibration.positions,
-        seed=configuration.seed,
-        temperature=configuration.texts.temperature,
-        progress=progress,
-    )
     free = [rule for rule in configuration.rules if _has_free_knob(rule)]
     cells = [_cell(rule, None, {}, positions) for rule in configuration.rules if rule not in free]
     name, values = configuration.at
     for level, value in zip(levels(configuration), values, strict=True):
         for rule in free:
             cells.append(_cell(rule, level, _knob_at(rule, name, value, positions), positions))
-            progress()
+            progress(1)
     return cells
 
 
 def calibration_steps(configuration: Configuration) -> int:
-    """How often `calibrated_cells` reports progress."""
-    free = sum(_has_free_knob(rule) for rule in configuration.rules)
-    return configuration.calibration.positions + len(configuration.at[1]) * free
+    """How much progress `calibrated_cells` reports."""
+    return len(configuration.at[1]) * sum(_has_free_knob(rule) for rule in configuration.rules)
 
 
 def _has_free_knob(rule: str) -> bool:

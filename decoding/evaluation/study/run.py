@@ -13,6 +13,7 @@ from decoding.evaluation.files import check_settings
 from decoding.evaluation.judges import ChatJudge, Judge
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.stamp import commit
+from decoding.evaluation.study.calibration_texts import calibration_positions, number_of
 from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_steps, read_cells, write_cells
 from decoding.evaluation.study.configuration import Configuration, PairSettings
 from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
@@ -49,7 +50,8 @@ class Study:
     configuration
         What to do.
     folder
-        Where: settings.json, calibration.json, texts.jsonl, tokens.jsonl and judgements/<judge>.jsonl.
+        Where: settings.json, calibration_texts.jsonl, calibration.json, texts.jsonl, tokens.jsonl, and
+        the judges' rows in judgements.
     processes
         Who does it; by default all that were launched together.
     load
@@ -161,8 +163,11 @@ class Study:
         path = self.folder / "calibration.json"
         if self._main and not path.exists():
             pair, prompts = self._loaded
-            with self._track("calibrating", calibration_steps(self.configuration), 0) as advance:
-                write_cells(calibrated_cells(pair, prompts, self.configuration, lambda: advance(1)), path)
+            table = Table(self.folder / "calibration_texts.jsonl", number_of)
+            steps = self.configuration.calibration.positions + calibration_steps(self.configuration)
+            with self._track("calibrating", steps, 0) as advance:
+                positions = calibration_positions(pair, prompts, self.configuration, table, self._provenance, advance)
+                write_cells(calibrated_cells(positions, self.configuration, advance), path)
         self._processes.wait()
         if not path.exists():
             raise InputError(

@@ -89,7 +89,7 @@ def write_texts(
         rows, shown = [], []
         for place, (prompt, sample) in enumerate(batch.texts):
             statistics = output.texts[place]
-            tokens = _written(output, place, input_ids.shape[1])
+            tokens = written_tokens(output, place)
             where = {"cell": batch.cell.label, "prompt": prompt, "sample": sample}
             rows.append(
                 where
@@ -122,6 +122,7 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _written(output: SpeculativeOutput, place: int, start: int) -> list[int]:
-    """The tokens of a row without the padding behind them."""
+def written_tokens(output: SpeculativeOutput, place: int) -> list[int]:
+    """Tokens of one text of a batch, without prompt and padding."""
+    start = output.sequences.shape[1] - max(text.generated for text in output.texts)
     return output.sequences[place, start : start + output.texts[place].generated].tolist()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from decoding.evaluation.positions import raw_logits
 from decoding.evaluation.study.results import TokenCost
 from decoding.pairs import Pair
 from decoding.sampling import law
@@ -14,7 +15,6 @@ from tradeoff.outcome import apply_rule
 from tradeoff.rule import Rule
 
 
-@torch.no_grad()
 def token_costs(
     pair: Pair, prompt: Tensor, tokens: Sequence[int], statistics: Statistics, rule: Rule, temperature: float
 ) -> list[TokenCost]:
@@ -37,11 +37,7 @@ def token_costs(
     if not tokens:
         return []
     text = torch.cat([prompt, prompt.new_tensor([list(tokens)])], dim=1)
-    first = prompt.shape[1] - 1
-    laws = [
-        law(model(text[:, :-1].to(model.device)).logits[0, first:, : pair.vocab].cpu(), temperature, torch.float64)
-        for model in (pair.draft, pair.target)
-    ]
+    laws = [law(each.cpu(), temperature, torch.float64) for each in raw_logits(pair, text, prompt.shape[1])]
     outcome = apply_rule(rule, *laws)
     fates = ["bonus"] * len(tokens)
     for position, accepted in zip(statistics.position, statistics.accepted, strict=True):
