@@ -51,6 +51,14 @@ def evaluate(*arguments, columns=300):
     return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["evaluate", *map(str, arguments)])
 
 
+def finished(folder: Path) -> tuple[str, Path, str]:
+    """A small study: its configuration, its folder, and what the command said."""
+    configuration = written(folder / "small.yaml")
+    result = evaluate(configuration, f"--out={folder / 'out'}")
+    assert result.exit_code == 0, result.output
+    return configuration, folder / "out", result.output
+
+
 def started(*arguments) -> subprocess.Popen:
     """`tradeoff evaluate` in a process of its own."""
     return subprocess.Popen(

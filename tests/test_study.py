@@ -1,27 +1,25 @@
-"""`tradeoff evaluate` from beginning to end: rows, interruptions, processes, refusals."""
+"""`tradeoff evaluate` from beginning to end: rows, knobs, tokens, refusals."""
 
 import json
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from study_files import ALONE, CELLS, SMALL, TEXTS, contents, evaluate, rows, started, written
+from study_files import CELLS, SMALL, TEXTS, contents, evaluate, finished, rows, written
 
 import decoding
 import tradeoff
 from decoding.cli import evaluate as command
 from decoding.evaluation.positions import PLAIN_SAMPLING, encode_prompts, seed_for
 from decoding.evaluation.prompts import load_prompts
-from decoding.evaluation.study import judging
-from decoding.evaluation.study.texts import padded
+from decoding.evaluation.study.cells import Cell
+from decoding.evaluation.study.configuration import read_configuration
+from decoding.evaluation.study.findings import examples
+from decoding.evaluation.study.results import TokenCost
+from decoding.evaluation.study.texts import Batch, batches, padded, write_texts
 from solvers.errors import InputError
 from tradeoff.rules.registry import family_from, from_spec
 
@@ -30,11 +28,7 @@ STAMPED = {"seed", "configuration", "commit", "tradeoff", "torch", "transformers
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    configuration = written(folder / "small.yaml")
-    result = evaluate(configuration, f"--out={folder / 'out'}")
-    assert result.exit_code == 0, result.output
-    return configuration, folder / "out", result.output
+    return finished(tmp_path_factory.mktemp("study"))
 
 
 def test_every_rule_writes_every_text_once_and_every_row_says_where_it_comes_from(whole):
@@ -166,117 +160,17 @@ def test_a_finished_study_loads_no_model_and_changes_no_byte(whole, monkeypatch)
     assert contents(out) == before
 
 
-def _killed(configuration, out, when):
-    """Run, kill -9 as soon as the folder is as wanted, and say whether that was in the middle."""
-    with started(configuration, f"--out={out}") as run:
-        while run.poll() is None and not when():
-            time.sleep(0.01)
-        middle = run.poll() is None
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
-    return middle
-
-
-def test_a_study_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
-    configuration, complete, _ = whole
-    out = tmp_path / "out"
-    part, calibrating = (out / f"{name}.parts" / "0000.jsonl" for name in ("texts", "calibration_texts"))
-
-    def lines(file=part):
-        return file.read_bytes().count(b"\n") if file.exists() else 0
-
-    assert _killed(configuration, out, lambda: lines(calibrating) >= 3)
-    assert not (out / "calibration.json").exists()
-    assert _killed(configuration, out, lambda: (out / "calibration.json").exists())
-    assert _killed(configuration, out, lambda: lines() >= 9)
-    kept = lines()
-    assert 9 <= kept < TEXTS
-    with part.open("ab") as file:  # as if in the middle of a write
-        file.write(b'{"cell": "decoding_opt", "pro')
-    assert _killed(configuration, out, lambda: lines() >= kept + 9)
-    last = evaluate(configuration, f"--out={out}")
-    assert last.exit_code == 0, last.output
-    assert "going on in" in last.output
-    assert contents(out) == contents(complete)
-
-
-def test_ctrl_c_keeps_what_is_finished(whole, tmp_path, monkeypatch):
-    configuration, complete, _ = whole
-    original, batches = judging.ask, 0
-
-    def interrupted(*arguments):
-        nonlocal batches
-        for answered in original(*arguments):
-            if batches == 1:
-                raise KeyboardInterrupt
-            batches += 1
-            yield answered
-
-    with monkeypatch.context() as patch:
-        patch.setattr("decoding.evaluation.study.run.ask", interrupted)
-        stopped = evaluate(configuration, f"--out={tmp_path / 'out'}")
-    assert stopped.exit_code == 130
-    assert "the same command goes on from there" in stopped.output
-    assert len(rows(tmp_path / "out" / "texts.jsonl")) == TEXTS
-    assert len(rows(tmp_path / "out" / "judgements" / "log_likelihood.parts" / "0000.jsonl")) == judging.BATCH
-    assert evaluate(configuration, f"--out={tmp_path / 'out'}").exit_code == 0
-    assert contents(tmp_path / "out") == contents(complete)
-
-
-def test_two_processes_write_what_one_writes(whole, tmp_path):
-    pytest.importorskip("accelerate")
-    configuration, complete, _ = whole
-    program = tmp_path / "program.py"
-    program.write_text("from decoding.cli import main\nmain()\n")
-    options = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port=0", str(program)]
-        + ["evaluate", configuration, f"--out={tmp_path / 'out'}"],
-        env=ALONE,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert contents(tmp_path / "out") == contents(complete)
-    assert "judge" in done.stdout
-
-
-def test_two_runs_in_one_folder_are_refused(whole, tmp_path):
-    configuration, _, _ = whole
-    out = tmp_path / "out"
-    with started(configuration, f"--out={out}") as run:
-        while run.poll() is None and not (out / ".lock").exists():
-            time.sleep(0.01)
-        second = evaluate(configuration, f"--out={out}")
-        run.kill()
-        run.communicate()
-    assert second.exit_code == 2
-    assert "where one is at work" in second.output
-
-
-def test_other_settings_do_not_mix_with_written_texts_but_other_judges_do(whole, tmp_path):
-    configuration, complete, _ = whole
-    out = tmp_path / "out"
-    shutil.copytree(complete, out)
-    for other in ("--seed=1", "--samples=3", "--limit=4"):
-        refused = evaluate(configuration, other, f"--out={out}")
-        assert refused.exit_code == 2
-        assert "choose another --out" in refused.output
-    fewer = written(tmp_path / "fewer.yaml", SMALL + "judges: [{kind: sequence_kl}]\n")
-    assert evaluate(fewer, f"--out={out}").exit_code == 0
-    assert contents(out) == contents(complete)
-
-
-def test_answers_of_a_judge_under_other_settings_are_refused(whole, tmp_path):
-    configuration, complete, _ = whole
-    out = tmp_path / "out"
-    shutil.copytree(complete, out)
-    file = out / "judgements" / "sequence_kl.jsonl"
-    file.write_text(re.sub('"judge_settings": "[0-9a-f]+"', '"judge_settings": "0123456789abcdef"', file.read_text()))
-    refused = evaluate(configuration, f"--out={out}")
-    assert refused.exit_code == 2
-    assert "judge sequence_kl: expected answers given under these settings" in refused.output
+def test_an_infinite_cost_of_a_token_is_null_and_read_back(monkeypatch):
+    costs = [TokenCost(text="a", fate="accepted", cost=np.inf, divergence=np.inf)]
+    monkeypatch.setattr("decoding.evaluation.study.texts.token_costs", lambda *_: costs)
+    configuration = read_configuration("small", {"texts.max_new_tokens": 2, "examples": 1})
+    cell = Cell(rule="speculative_sampling", level=None, knob={}, calibrated=0.3, standard_error=0.0)
+    pair = decoding.load_pair()
+    prompts = encode_prompts(pair, ["One day"], 2)
+    ((_, (row,)),) = write_texts(pair, prompts, configuration, [Batch(cell, ((0, 0),))], {})
+    assert json.loads(json.dumps(row, allow_nan=False))["tokens"][0]["cost"] is None
+    (example,) = examples([row], [cell], ["One day"], configuration)
+    assert list(example.texts[cell.label]) == costs
 
 
 def test_rejections_that_do_not_match_are_refused_unless_forced(whole, tmp_path):
@@ -366,3 +260,10 @@ def test_means_and_win_rates_are_those_of_the_rows(whole):
         assert each["found"]["pairwise"]["value"] == pytest.approx(pairwise)
         assert each["level"] in each["first"]
         assert each["level"] in each["second"]
+
+
+def test_every_cell_s_batch_comes_before_the_next_texts():
+    cells = [Cell(rule=rule, level=None, knob={}, calibrated=0.3, standard_error=0.0) for rule in ("mars", "lenience")]
+    found = batches(cells, 3, read_configuration("small", {"texts.batch_size": 4, "texts.samples": 2}))
+    texts = [(prompt, sample) for sample in range(2) for prompt in range(3)]
+    assert found == [(cell, tuple(block)) for block in (texts[:4], texts[4:]) for cell in cells]

@@ -68,10 +68,13 @@ def test_of_two_rows_with_one_key_the_first_counts_and_merged_ones_before_new_on
     assert [each["value"] for each in table.merge(ORDER)] == [1, 4]
 
 
-def test_a_merge_leaves_out_what_is_not_there_and_rows_nobody_asked_for(tmp_path):
+def test_a_merge_gives_what_was_asked_for_and_keeps_the_rest_behind_it(tmp_path):
     table = Table(tmp_path / "rows.jsonl", key)
-    table.append([row("c", 0), row("b", 5), row("a", 3)], rank=0)
+    table.append([row("d", 1), row("c", 0), row("b", 5), row("a", 3)], rank=0)
     assert table.merge(ORDER) == [row("a", 3), row("b", 5)]
+    assert list(table.rows()) == [("a", 3), ("b", 5), ("c", 0), ("d", 1)]
+    assert table.merge([("c", 0)]) == [row("c", 0)]
+    assert list(table.rows()) == [("c", 0), ("a", 3), ("b", 5), ("d", 1)]
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):

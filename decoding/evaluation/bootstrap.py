@@ -28,9 +28,18 @@ class Bootstrap:
     def ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray]:
         """Ratio of sums over prompts and its resamples."""
         totals = self._weights @ denominator
-        resampled = np.divide(self._weights @ numerator, totals, out=np.full(len(totals), np.nan), where=totals != 0)
+        resampled = np.divide(self._sums(numerator), totals, out=np.full(len(totals), np.nan), where=totals != 0)
         total = denominator.sum()
         return float(numerator.sum() / total) if total else float("nan"), resampled
+
+    def _sums(self, column: np.ndarray) -> np.ndarray:
+        """Resampled sums, `[resamples]`; a prompt that a resample leaves out adds 0 though its own sum be infinite."""
+        finite = np.isfinite(column)
+        sums = self._weights @ np.where(finite, column, 0.0)
+        drawn = self._weights[:, ~finite] > 0
+        for place, value in zip(drawn.T, column[~finite], strict=True):
+            sums[place] += value
+        return sums
 
 
 def estimate(value: float, resampled: np.ndarray) -> Estimate:

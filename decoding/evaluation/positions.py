@@ -97,6 +97,7 @@ def sampled_texts(
             pair.target,
             pair.draft,
             prompts[owner],
+            attention_mask=torch.ones_like(prompts[owner]),
             generator=seed_for(seed, 1, visit),
             account="counts",
             max_new_tokens=new_tokens,

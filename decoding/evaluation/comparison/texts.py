@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
@@ -140,6 +141,7 @@ def generate_rows(
             pair.target,
             pair.draft,
             prompts[prompt],
+            attention_mask=torch.ones_like(prompts[prompt]),
             rule=cell.calibration.rule,
             draft_length=settings.draft_length,
             generator=seed_for(settings.seed, 2, prompt, sample),

@@ -108,14 +108,14 @@ class Findings:
         owner = np.array([row["prompt"] for row in rows], dtype=int)
         columns = {name for pair in RATIOS.values() for name in pair} - {"texts"}
         # null stands for what is infinite
-        values = {name: [np.inf if row[name] is None else row[name] for row in rows] for name in columns}
+        infinite = {name: -np.inf if name == "log_likelihood" else np.inf for name in columns}
+        values = {name: [infinite[name] if row[name] is None else row[name] for row in rows] for name in columns}
         values["texts"] = [1.0] * len(rows)
         return {name: np.bincount(owner, weights=each, minlength=self._prompts) for name, each in values.items()}
 
     def _mean(self, label: str, name: str) -> tuple[float, np.ndarray]:
         top, bottom = RATIOS[name]
-        with np.errstate(invalid="ignore"):  # an infinite prompt that a resample leaves out: 0 * inf
-            return self._bootstrap.ratio(self._sums[label][top], self._sums[label][bottom])
+        return self._bootstrap.ratio(self._sums[label][top], self._sums[label][bottom])
 
     def _mismatch(self, first: Cell, second: Cell) -> Estimate:
         ours, theirs = (self._mean(cell.label, "rejection") for cell in (first, second))
@@ -202,7 +202,7 @@ def examples(
     shown: Sequence[Row], cells: Sequence[Cell], prompts: Sequence[str], configuration: Configuration
 ) -> list[Example]:
     """The first texts of the first prompts, level by level, rules without a knob in every one."""
-    tokens = {(row["cell"], row["prompt"]): tuple(TokenCost(**each) for each in row["tokens"]) for row in shown}
+    tokens = {(row["cell"], row["prompt"]): tuple(_token(each) for each in row["tokens"]) for row in shown}
     names = dict.fromkeys(cell.level for cell in cells if cell.level is not None) or {None: None}
     return [
         Example(
@@ -217,6 +217,11 @@ def examples(
         for prompt in range(min(configuration.examples, len(prompts)))
         for level in names
     ]
+
+
+def _token(row: Row) -> TokenCost:
+    cost, divergence = (np.inf if row[name] is None else row[name] for name in ("cost", "divergence"))
+    return TokenCost(text=row["text"], fate=row["fate"], cost=cost, divergence=divergence)
 
 
 def judge_account(name: str, *, pairwise: bool, rows: Sequence[Row], asked: int) -> JudgeAccount:

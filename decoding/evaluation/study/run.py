@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ class Study:
         return Results(
             title=f"{pair}: {len(self.prompts)} prompts x {self.configuration.texts.samples} texts",
             configuration=self.configuration.to_dict() | {"hash": self.configuration.texts_hash},
-            provenance=provenances(texts, tuple(self._provenance)),
+            provenance=provenances([*texts, *chain.from_iterable(answers)], tuple(self._provenance)),
             calibration={
                 "positions": self.configuration.calibration.positions,
                 "tolerance": self.configuration.calibration.tolerance,

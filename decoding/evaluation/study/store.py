@@ -46,11 +46,16 @@ class Table:
         append_rows(self._parts / f"{rank:04d}.jsonl", rows)
 
     def merge(self, order: Iterable[Hashable]) -> list[Row]:
-        """Write one file in the order of the keys, leaving out what is not there, and return its rows."""
+        """Write one file in the order of the keys, and return the rows of these that are there.
+
+        Rows of other keys, paid for in another run, are kept behind them.
+        """
         found = self.rows()
-        rows = [found[key] for key in order if key in found]
+        rows = [found.pop(key) for key in order if key in found]
+        others = [found[key] for key in sorted(found, key=repr)]
         make_folder(self.path.parent)
-        replace_file(self.path, lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in rows))
+        lines = [json.dumps(row).encode() + b"\n" for row in (*rows, *others)]
+        replace_file(self.path, lambda file: file.writelines(lines))
         shutil.rmtree(self._parts, ignore_errors=True)
         return rows
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from decoding.evaluation.positions import sampling_at, seed_for
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import Configuration
+from decoding.evaluation.study.results import TokenCost
 from decoding.evaluation.study.store import Row
 from decoding.evaluation.study.token_costs import token_costs
 from decoding.huggingface import SpeculativeOutput, generate
@@ -102,7 +103,7 @@ def write_texts(
             )
             if sample == 0 and prompt < configuration.examples:
                 costs = token_costs(pair, prompts[prompt], tokens, statistics, rule, configuration.texts.temperature)
-                shown.append(where | {"tokens": [vars(each) for each in costs]})
+                shown.append(where | {"tokens": [_row(each) for each in costs]})
         yield rows, shown
 
 
@@ -120,6 +121,10 @@ def padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def finite(value: float) -> float | None:
     """What JSON has a number for; null stands for an infinite divergence or log-likelihood."""
     return value if math.isfinite(value) else None
+
+
+def _row(token: TokenCost) -> Row:
+    return vars(token) | {"cost": finite(token.cost), "divergence": finite(token.divergence)}
 
 
 def written_tokens(output: SpeculativeOutput, place: int) -> list[int]:
