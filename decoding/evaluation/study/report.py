@@ -209,10 +209,12 @@ def _split(rows: dict[str, int]) -> tuple[list[str], list[str]]:
 def _divergences(ax: "Axes", results: Results) -> None:
     """KL per generated token against mean rejection; a rule without a knob is one point."""
     finite = [cell for cell in results.cells if _drawable(cell)]
-    top = 1.12 * max((cell.means["kl_per_token"].value for cell in finite), default=0.0) or 1.0
+    rules = list(dict.fromkeys(cell.rule for cell in results.cells))
+    # room for the legend above the curves
+    top = (1.1 + 0.07 * len(rules)) * max((cell.means["kl_per_token"].value for cell in finite), default=0.0) or 1.0
     right = 1.12 * max((cell.means["rejection"].value for cell in finite), default=0.0) or 1.0
     others = cycle(OTHERS)
-    for rule in dict.fromkeys(cell.rule for cell in results.cells):
+    for rule in rules:
         colour, mark = LOOKS.get(rule) or next(others)
         group = sorted((cell for cell in finite if cell.rule == rule), key=lambda cell: cell.means["rejection"].value)
         x, y = ([cell.means[name] for cell in group] for name in ("rejection", "kl_per_token"))
@@ -232,7 +234,7 @@ def _divergences(ax: "Axes", results: Results) -> None:
     ax.set(xlabel="mean rejection probability (less is faster)", ylabel="mean KL(output, target) per token, nats")
     ax.set_title("What each rule gives away along its own texts", fontsize=10)
     if results.cells:
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _undrawn(rule: str, cells: Sequence[CellResult]) -> str:
