@@ -312,7 +312,7 @@ class _Loop:
             mine.scores.extend(finished.scores[slot, : len(emitted)].clone())
         mine.length += min(fate.accepted + 1, room)
         mine.recorder.add(
-            drafted=len(fate.drafted),
+            drafted=fate.drafted,
             accepted=fate.accepted,
             emitted=len(emitted),
             exact=fate.exact if plan.exact else None,

@@ -31,6 +31,8 @@ class Statistics:
         Index in the generated text of each verified position, `[verified]`.
     accepted
         Whether its drafted token was accepted, `[verified]`.
+    drafted_token
+        That token, `[verified]`; where it was rejected the text has another, or it again by the residual's choice.
     draft_index
         Its place in the drafted block, 0 to draft_length - 1, `[verified]`.
     rejection
@@ -51,6 +53,7 @@ class Statistics:
 
     position: np.ndarray
     accepted: np.ndarray
+    drafted_token: np.ndarray
     draft_index: np.ndarray
     rejection: np.ndarray
     total_variation: np.ndarray
@@ -152,7 +155,7 @@ class Recorder:
     def add(
         self,
         *,
-        drafted: int,
+        drafted: Sequence[int],
         accepted: int,
         emitted: int,
         exact: np.ndarray | None,
@@ -162,20 +165,22 @@ class Recorder:
 
         Parameters
         ----------
-        drafted, accepted, emitted
-            Tokens drafted, drafted tokens kept by the rule, and tokens that made it into the text (fewer than the
-            rule gave if the text ended inside the block).
+        drafted
+            The tokens.
+        accepted, emitted
+            How many of them the rule kept, and how many tokens made it into the text (fewer than the rule gave if the
+            text ended inside the block).
         exact
             `exact_columns` at the drafted positions, `[>= drafted, columns]`; None if not asked for.
         log_likelihood
             Of the emitted tokens, `[>= emitted]`; None if not asked for.
         """
         # a rejected token was tested too, a bonus was not
-        tested = min(emitted, drafted)
+        tested = min(emitted, len(drafted))
         exact = np.full((tested, len(EXACT)), np.nan) if exact is None else exact[:tested]
         scored = np.full(emitted, np.nan) if log_likelihood is None else log_likelihood[:emitted]
         # one append: whoever interrupts finds whole rounds
-        self._rounds.append(_Round(drafted, min(accepted, emitted), tested, accepted, exact, scored))
+        self._rounds.append(_Round(list(drafted), min(accepted, emitted), tested, accepted, exact, scored))
 
     def statistics(self) -> Statistics:
         """Close the account."""
@@ -187,18 +192,19 @@ class Recorder:
         return Statistics(
             position=_joined([start + places for start, places in zip(starts, index, strict=False)], np.int64),
             accepted=_joined([places < each.accepted for places, each in zip(index, rounds, strict=True)], np.bool_),
+            drafted_token=_joined([np.array(each.drafted[: each.tested]) for each in rounds], np.int64),
             draft_index=_joined(index, np.int64),
             rejection=columns["rejection"],
             total_variation=columns["total_variation"],
             divergences={name: columns[name] for name in DIVERGENCES},
             log_likelihood=_joined([each.log_likelihood for each in rounds], np.float64),
-            drafted=np.array([each.drafted for each in rounds], dtype=np.int64),
+            drafted=np.array([len(each.drafted) for each in rounds], dtype=np.int64),
             kept=np.array([each.kept for each in rounds], dtype=np.int64),
         )
 
 
 class _Round(NamedTuple):
-    drafted: int
+    drafted: list[int]
     kept: int
     tested: int
     accepted: int

@@ -103,7 +103,8 @@ def tokens(seed, count=24):
         cost = {0: 0.0, 1: 2.5, 2: -2.0}.get(place, cost)
         fate = FATES[place % 7 if place % 7 < 3 else 0]
         word = " " + str(rng.choice(words))
-        drawn.append(TokenCost(text=word, fate=fate, cost=cost, divergence=0.3 * abs(cost)))
+        rejected = {"rejected": " wrong", "rejected_cost": 0.7} if fate == "replaced" else {}
+        drawn.append(TokenCost(text=word, fate=fate, cost=cost, divergence=0.3 * abs(cost), **rejected))
     return drawn
 
 

@@ -161,7 +161,10 @@ def test_a_finished_study_loads_no_model_and_changes_no_byte(whole, monkeypatch)
 
 
 def test_an_infinite_cost_of_a_token_is_null_and_read_back(monkeypatch):
-    costs = [TokenCost(text="a", fate="accepted", cost=np.inf, divergence=np.inf)]
+    costs = [
+        TokenCost(text="a", fate="accepted", cost=np.inf, divergence=np.inf),
+        TokenCost(text="b", fate="replaced", cost=0.1, divergence=0.2, rejected="c", rejected_cost=np.inf),
+    ]
     monkeypatch.setattr("decoding.evaluation.study.texts.token_costs", lambda *_: costs)
     configuration = read_configuration("small", {"texts.max_new_tokens": 2, "examples": 1})
     cell = Cell(rule="speculative_sampling", level=None, knob={}, calibrated=0.3, standard_error=0.0)

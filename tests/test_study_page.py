@@ -38,12 +38,16 @@ window.addEventListener("load", () => setTimeout(() => {
     found.heading = document.querySelector("h1").textContent;
     found.menus = all(".controls select").map((each) => Array.from(each.options, (option) => option.textContent));
     found.first = state();
-    found.tokens = all("section.example:not([hidden]) .text").map((text) => Array.from(text.children, (each) => {
+    const shown = all("section.example:not([hidden]) .text");
+    found.tokens = shown.map((text) => Array.from(text.querySelectorAll("span.t"), (each) => {
       const look = getComputedStyle(each);
       return {text: each.textContent, title: each.title, background: look.backgroundColor,
         line: look.textDecorationLine, border: look.borderBottomStyle, colour: look.color,
         before: getComputedStyle(each, "::before").content};
     }));
+    found.rejected = shown.map((text) => Array.from(text.querySelectorAll("s"),
+      (each) => [each.textContent, each.title, getComputedStyle(each).textDecorationLine,
+        getComputedStyle(each).backgroundColor, each.nextElementSibling.className]));
     found.legend = all(".legend .patch").map((each) => [each.textContent, getComputedStyle(each).backgroundColor]);
     found.level = choose(0, "1");
     found.prompt = choose(1, "1");
@@ -290,6 +294,19 @@ def test_a_browser_colours_the_dear_and_marks_the_replaced(found):
     costs = [token.cost for text in texts[1:] for token in text]
     assert plain[int(np.argmax(costs))]["background"] == legend["+2"]
     assert all((token["background"] == none) == (abs(cost) < 0.02) for token, cost in zip(plain, costs, strict=True))
+
+
+@browser
+def test_a_rejected_token_is_struck_before_the_one_that_replaced_it_and_coloured_by_its_cost(found):
+    texts = list(hostile().examples[0].texts.values())[1:]
+    assert sum(token.rejected is not None for text in texts for token in text) > 0
+    for text, struck in zip(texts, found["rejected"][1:], strict=True):
+        assert [token.rejected for token in text if token.rejected is not None] == [each[0] for each in struck]
+        for _, title, line, background, after in struck:
+            assert title == "drafted and rejected, cost +0.700 nats"
+            assert line == "line-through"
+            assert background == dict(found["legend"])["+0.6"]
+            assert " r" in after
 
 
 @browser

@@ -74,6 +74,25 @@ def test_fates_are_the_loop_s_own():
     assert [fates[place] == "accepted" for place in statistics.position] == statistics.accepted.tolist()
 
 
+def test_a_replaced_token_stands_beside_the_one_that_was_rejected_with_the_cost_that_it_would_have_had():
+    rule = DecodingOPT(epsilon=0.02)
+    tokens, statistics, costs = generated(rule, 1.0, tokens=30)
+    text = torch.cat([PROMPT, torch.tensor([tokens])], dim=1)
+    drafted = dict(zip(statistics.position, statistics.drafted_token, strict=True))
+    for place, cost in enumerate(costs):
+        if cost.fate != "replaced":
+            assert (cost.rejected, cost.rejected_cost) == (None, None)
+            assert drafted.get(place, tokens[place]) == tokens[place]
+            continue
+        before = text[:, : PROMPT.shape[1] + place]
+        draft, target = (law_after(model, before)[0].numpy() for model in (DRAFT, TARGET))
+        outcome = evaluate(rule, draft, target)
+        assert cost.rejected == "abcdefgh"[drafted[place]]
+        assert outcome.acceptance[drafted[place]] < 1
+        ratio = outcome.output_law[drafted[place]] / target[drafted[place]]
+        assert cost.rejected_cost == pytest.approx(np.log(ratio), abs=1e-5)
+
+
 def test_lossless_tokens_cost_nothing():
     _, _, costs = generated(SpeculativeSampling(), 1.0)
     assert max(abs(cost.cost) for cost in costs) < 1e-6

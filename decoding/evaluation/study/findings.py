@@ -220,8 +220,9 @@ def examples(
 
 
 def _token(row: Row) -> TokenCost:
-    cost, divergence = (np.inf if row[name] is None else row[name] for name in ("cost", "divergence"))
-    return TokenCost(text=row["text"], fate=row["fate"], cost=cost, divergence=divergence)
+    costs = ("cost", "divergence") if row.get("rejected") is None else ("cost", "divergence", "rejected_cost")
+    read: dict[str, Any] = row | {name: np.inf if row[name] is None else row[name] for name in costs}
+    return TokenCost(**read)
 
 
 def judge_account(name: str, *, pairwise: bool, rows: Sequence[Row], asked: int) -> JudgeAccount:

@@ -71,8 +71,9 @@ select { font: inherit; max-width: 34em; }
 .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(255px, 1fr)); gap: .9em; }
 .texts article { border: 1px solid #dfe2e8; border-radius: 4px; padding: .55em .7em; min-width: 0; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.75; margin-top: .4em; unicode-bidi: isolate; }
-.text span, .legend span { padding: .1em 0; border-radius: 2px; -webkit-print-color-adjust: exact;
+.text span, .text s, .legend span { padding: .1em 0; border-radius: 2px; -webkit-print-color-adjust: exact;
   print-color-adjust: exact; }
+.text s { font-size: .8em; text-decoration: line-through 1px #1c2330; user-select: none; }
 .r { text-decoration: underline 2px #1c2330; text-underline-offset: 3px; }
 .b { border-bottom: 1px dotted #6b7485; }
 .n::before { content: "\\21b5"; color: #6b7485; }
@@ -278,6 +279,7 @@ def _legend() -> str:
     return (
         f'<div class="legend small"><div>under-accepted {patches} over-accepted</div>'
         '<div><span class="r">underlined</span>: written after a rejection</div>'
+        "<div><s>struck</s>: drafted and rejected there</div>"
         '<div><span class="b">dotted</span>: bonus token, written by the target</div></div>'
     )
 
@@ -306,7 +308,14 @@ def _text(tokens: Sequence[TokenCost]) -> str:
 def _token(token: TokenCost) -> str:
     look = _depth(token.cost) + FATES[token.fate] + (" n" if "\n" in token.text else "")
     about = f"cost {_nats(token.cost)}, divergence here {_nats(token.divergence)}, {token.fate}"
-    return f'<span class="t{look}" title="{about}">{_shown(token.text)}</span>'
+    return f'{_rejected(token)}<span class="t{look}" title="{about}">{_shown(token.text)}</span>'
+
+
+def _rejected(token: TokenCost) -> str:
+    if token.rejected is None or token.rejected_cost is None:
+        return ""
+    about = f"drafted and rejected, cost {_nats(token.rejected_cost)}"
+    return f'<s class="t{_depth(token.rejected_cost)}" title="{about}">{_shown(token.rejected)}</s>'
 
 
 def _nats(value: float) -> str:

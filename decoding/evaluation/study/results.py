@@ -119,12 +119,16 @@ class TokenCost:
         log(output law / target) of this very token, nats: positive where the rule writes it too often.
     divergence
         KL(output, target) at its position, nats: the mean of `cost` there.
+    rejected, rejected_cost
+        The drafted token that was rejected there, and its cost: None unless the fate is "replaced".
     """
 
     text: str
     fate: str
     cost: float
     divergence: float
+    rejected: str | None = None
+    rejected_cost: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

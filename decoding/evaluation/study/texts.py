@@ -124,7 +124,7 @@ def finite(value: float) -> float | None:
 
 
 def _row(token: TokenCost) -> Row:
-    return vars(token) | {"cost": finite(token.cost), "divergence": finite(token.divergence)}
+    return {name: finite(value) if isinstance(value, float) else value for name, value in vars(token).items()}
 
 
 def written_tokens(output: SpeculativeOutput, place: int) -> list[int]:

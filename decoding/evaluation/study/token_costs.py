@@ -1,6 +1,7 @@
 """What every single token of a text cost: the texts a report shows are scored once more, token by token."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,13 +46,20 @@ def token_costs(
     bonus = torch.tensor([fate == "bonus" for fate in fates])
     written = torch.where(bonus[:, None], torch.as_tensor(outcome.bonus_law), torch.as_tensor(outcome.output_law))
     target = torch.as_tensor(outcome.target)
-    chosen = torch.tensor(list(tokens))[:, None]
-    cost = (written.gather(1, chosen).log() - target.gather(1, chosen).log())[:, 0]
+    ratio = written.log() - target.log()
+    drafted = torch.tensor(list(tokens))
+    drafted[torch.as_tensor(statistics.position)] = torch.as_tensor(statistics.drafted_token)
+    cost, rejected = (ratio.gather(1, each[:, None])[:, 0] for each in (torch.tensor(list(tokens)), drafted))
     divergence = divergence_named("kl").value(written, target)
-    return [
+    found = [
         TokenCost(text=piece, fate=fate, cost=float(each), divergence=float(mean))
         for piece, fate, each, mean in zip(pieces(pair, tokens), fates, cost, divergence, strict=True)
     ]
+    for place, token in enumerate(found):
+        if token.fate == "replaced":
+            refused = pieces(pair, [*tokens[:place], int(drafted[place])])[-1]
+            found[place] = replace(token, rejected=refused, rejected_cost=float(rejected[place]))
+    return found
 
 
 def pieces(pair: Pair, tokens: Sequence[int]) -> list[str]:
