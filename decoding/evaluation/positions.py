@@ -107,7 +107,8 @@ def sampled_texts(
             raise KeyboardInterrupt
         start = prompts[owner].shape[1]
         fresh = min(output.sequences.shape[1] - start, limit - count)
-        yield Text(owner, *raw_logits(pair, output.sequences[:, : start + fresh], start))
+        draft_logits, target_logits = raw_logits(pair, output.sequences, start)
+        yield Text(owner, draft_logits[:fresh], target_logits[:fresh])
         count, visit = count + fresh, visit + 1
 
 
