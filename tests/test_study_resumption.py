@@ -11,7 +11,7 @@ import pytest
 from study_files import ALONE, SMALL, TEXTS, contents, evaluate, finished, rows, started, written
 
 from decoding.evaluation.judges import Judgement
-from decoding.evaluation.study import judging
+from decoding.evaluation.study import calibration_texts, judging
 from decoding.evaluation.study.configuration import read_configuration
 from decoding.evaluation.study.run import Study
 
@@ -52,6 +52,17 @@ def test_a_study_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path
     last = evaluate(configuration, f"--out={out}")
     assert last.exit_code == 0, last.output
     assert "going on in" in last.output
+    assert contents(out) == contents(complete)
+
+
+def test_calibration_texts_that_are_there_are_not_written_again(whole, tmp_path, monkeypatch):
+    configuration, complete, _ = whole
+    out = tmp_path / "out"
+    shutil.copytree(complete, out)
+    (out / "calibration.json").unlink()
+    monkeypatch.setattr(calibration_texts, "_written", lambda *_: pytest.fail("a text was written again"))
+    result = evaluate(configuration, f"--out={out}")
+    assert result.exit_code == 0, result.output
     assert contents(out) == contents(complete)
 
 

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from decoding.evaluation.study.judge_settings import JudgeSettings, read_judge
+from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
 from decoding.evaluation.study.strict_yaml import (
     Count,
     Dtype,
@@ -361,7 +360,7 @@ def _judges(given: object, device: str) -> tuple[JudgeSettings, ...]:
     )
     names: dict[str, str] = {}
     for place, judge in enumerate(judges):
-        file = re.sub(r"[^\w.-]+", "_", judge.name).casefold()  # every judge has a file, named after it
+        file = file_name(judge.name).casefold()  # every judge has a file, named after it
         if file in names:
             wrong(f"judges.{place}.name", "a name of its own", judge.name, f"there is {names[file]!r} before")
         names[file] = judge.name

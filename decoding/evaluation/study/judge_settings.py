@@ -1,5 +1,6 @@
 """What a study is told about its judges."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -109,6 +110,11 @@ _KINDS: dict[str, type[JudgeSettings]] = {
     "reward_model": RewardModelSettings,
     "chat": ChatSettings,
 }
+
+
+def file_name(judge: str) -> str:
+    """A judge's name, made fit for a file's."""
+    return re.sub(r"[^\w.-]+", "_", judge)
 
 
 def read_judge(given: object, path: str, device: str) -> JudgeSettings:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from decoding.evaluation.judges import ChatJudge, Judge, LogLikelihood, Question, RewardModel, SequenceKL
 from decoding.evaluation.study.cells import Cell, levels
 from decoding.evaluation.study.configuration import Configuration
-from decoding.evaluation.study.judge_settings import AccountSettings, RewardModelSettings
+from decoding.evaluation.study.judge_settings import AccountSettings, RewardModelSettings, file_name
 from decoding.evaluation.study.store import Row, Table
 from solvers.errors import InputError
 
@@ -117,11 +116,6 @@ def judgement_key(row: Row) -> Case:
 def judgement_table(folder: Path, judge: Judge) -> Table:
     """The judge's rows in a study's folder."""
     return Table(folder / "judgements" / f"{file_name(judge.name)}.jsonl", judgement_key)
-
-
-def file_name(name: str) -> str:
-    """A judge's name, made fit for a file's."""
-    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def judge_hash(judge: Judge) -> str:
