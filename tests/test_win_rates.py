@@ -87,7 +87,7 @@ def largest_tail(rate, won, tied, prompts):
     )
 
 
-@pytest.mark.parametrize(("won", "tied", "lost"), [(2, 3, 1), (0, 5, 0), (6, 1, 2), (1, 6, 2)])
+@pytest.mark.parametrize(("won", "tied", "lost"), [(2, 3, 1), (0, 5, 0), (6, 1, 2), (1, 6, 2), (0, 1, 0)])
 def test_with_ties_the_majority_interval_is_where_no_probability_of_a_tie_makes_the_outcome_likely(won, tied, lost):
     found, prompts = of_outcomes(won, tied, lost).majority, won + tied + lost
     assert largest_tail(found.low, won, tied, prompts) == pytest.approx(0.025, abs=1e-4)
