@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from decoding.ragged_cache import RaggedCache, stored_columns
+from decoding.wrappers import execution_device
 from solvers.errors import InputError
 
 _ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")
@@ -61,7 +62,7 @@ class CachedModel:
         # whole buckets where addresses are fixed: calls of other lengths then have the same shapes, compiled before
         capacity = -(-capacity // BUCKET) * BUCKET if static else capacity
         self.batch, self.capacity, self.static = batch, capacity, static
-        self.device: torch.device = model.device
+        self.device = execution_device(model)
         self._forward = _compiled(model) if compiled else model
         self.calls = 0
         config = model.config.get_text_config()
@@ -214,6 +215,10 @@ class CachedModel:
             )
         self._cache.load(layers, pad)
         return held
+
+    def stored(self, rows: Tensor, columns: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+        """Return copies of what `rows [n]` hold at `columns [n, m]`: layer, keys, values, `[n, heads, m, dim]`."""
+        return self._cache.stored(rows, columns)
 
     def _masks(self, columns: Tensor, width: int, start: int | None) -> Tensor | dict[str, Tensor]:
         own = (columns if start is None else columns[:1])[:, None, :, None]

@@ -87,7 +87,7 @@ class _Loop:
     """The state of one call: the texts on the device, and on the host what has been read back.
 
     Line s of every device tensor belongs to row `slots[s]`. Where the cache is static, finished rows stay and idle;
-    else they leave.
+    else they leave, unless the caller wants all keys and values.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ class _Loop:
         self._tell(finished.count, fates, emitted)
         ended = [slot for slot, row in enumerate(self.slots) if row in self.live and self.rows[row].ended]
         self.live = [row for row in self.live if not self.rows[row].ended]
-        if self.target.static:
+        if self.target.static or self.plan.keep_rows:
             for slot in ended:
                 self.room[self.drafts * slot : self.drafts * (slot + 1)] = 0
         elif ended and self.live:
@@ -302,14 +302,15 @@ class _Loop:
             return 0
         before, room = len(mine.tokens), plan.max_new_tokens - len(mine.tokens)
         for token in [*fate.drafted[: fate.accepted], fate.next_token][:room]:
+            place = len(mine.tokens) - before
             mine.tokens.append(token)
-            mine.ended = len(mine.tokens) == plan.max_new_tokens or plan.finished(row, mine.tokens)
+            if plan.keep_scores:
+                mine.logits.append(finished.logits[slot, place].clone())
+                mine.scores.append(finished.scores[slot, place].clone())
+            mine.ended = len(mine.tokens) == plan.max_new_tokens or plan.finished(row, mine.tokens, mine.scores)
             if mine.ended:
                 break
         emitted = mine.tokens[before:]
-        if plan.keep_scores:
-            mine.logits.extend(finished.logits[slot, : len(emitted)].clone())
-            mine.scores.extend(finished.scores[slot, : len(emitted)].clone())
         mine.length += min(fate.accepted + 1, room)
         mine.recorder.add(
             drafted=fate.drafted,

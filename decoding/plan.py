@@ -89,11 +89,14 @@ class Plan:
     exact
         Whether exact quantities are recorded at every position.
     finished
-        `(row, its generated tokens) -> bool`, asked after every single token, so a stop inside a block is honoured.
+        `(row, its generated tokens, its processed logits if they are kept) -> bool`, asked after every single token, so
+        a stop inside a block is honoured.
     emitted
         `(row, new tokens)`, told after every round.
     keep_scores
         Whether the target's raw and processed logits at every generated token are kept.
+    keep_rows
+        Whether finished texts stay in the models' caches to the end.
     backend
         Of the verification step.
     """
@@ -105,9 +108,10 @@ class Plan:
     warping: Warping
     uniforms: Uniforms
     exact: bool
-    finished: Callable[[int, list[int]], bool]
+    finished: Callable[[int, list[int], list[Tensor]], bool]
     emitted: Callable[[int, list[int]], None] = lambda row, tokens: None
     keep_scores: bool = False
+    keep_rows: bool = False
     backend: Backend = "auto"
 
 

@@ -178,6 +178,17 @@ class RaggedCache(Cache):
             layer.write(*(states.gather(2, source.expand_as(states)) for states in (keys, values)), start=0)
             self._buffers[index] = layer
 
+    def stored(self, rows: Tensor, columns: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+        """Return copies of what `rows [n]` hold at `columns [n, m]`: layer, keys, values, `[n, heads, m, dim]`."""
+        stored = []
+        for index, layer in sorted(self._buffers.items()):
+            device = layer.keys.device
+            states = [buffer.index_select(0, rows.to(device)) for buffer in (layer.keys, layer.values)]
+            at = columns.to(device)[:, None, :, None]
+            keys, values = (each.gather(2, at.expand(*each.shape[:2], -1, each.shape[3])) for each in states)
+            stored.append((index, keys, values))
+        return stored
+
 
 def stored_columns(past_key_values: Any, name: str) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of every layer of a user's cache, `[batch, heads, length, dim]`; none if it is empty.

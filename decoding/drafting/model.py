@@ -9,6 +9,7 @@ from decoding.cache import CachedModel
 from decoding.drafting.protocol import Proposal
 from decoding.laws import Warping
 from decoding.sampling import inverse_cdf, law
+from decoding.wrappers import plain_model
 
 
 class ModelDrafter:
@@ -17,15 +18,21 @@ class ModelDrafter:
     Parameters
     ----------
     model
-        A Hugging Face causal LM, on any device; proposals stay there.
+        A Hugging Face causal LM, on any device; proposals stay there. What torch.compile and PEFT wrap around it is
+        taken off, adapters in its layers stay.
     static
         Keep the cache at its full capacity and never read back from the device, as a CUDA graph needs it.
     compiled
         Run the model through torch.compile.
+
+    Raises
+    ------
+    InputError
+        Something else than a causal LM.
     """
 
     def __init__(self, model: Any, *, static: bool = False, compiled: bool = False) -> None:
-        self.model = model
+        self.model = plain_model(model, "draft")
         self.static = static
         self.compiled = compiled
         self._cache: CachedModel
@@ -51,7 +58,7 @@ class ModelDrafter:
 
     def propose(self, tokens: Tensor, length: Tensor, count: int, uniforms: Tensor, *, width: int) -> Proposal:
         """Draw k tokens per row; see `Drafter.propose`."""
-        text = tokens[:, :width].to(device=self.model.device, copy=True)
+        text = tokens[:, :width].to(device=self._cache.device, copy=True)
         length, uniforms = length.to(text.device), uniforms.to(text.device)
         start = self._common_start(length)
         last = length[:, None] - 1
@@ -87,7 +94,7 @@ class ModelDrafter:
         InputError
             A static cache, which cannot move.
         """
-        self._cache.select(rows.to(self.model.device))
+        self._cache.select(rows.to(self._cache.device))
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """Tokens `[batch, 1]` from the laws of `logits [batch, 1, vocab]`, with `uniforms [batch, 1]`."""

@@ -1,6 +1,7 @@
 """The loop inside Hugging Face's own front door."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -10,14 +11,25 @@ from transformers.generation.streamers import BaseStreamer
 from decoding.cache import CachedModel
 from decoding.control import Controller
 from decoding.draft_length import DraftLength
-from decoding.drafting import Drafter, ModelDrafter, SeveralDrafts
+from decoding.drafting import ModelDrafter, SeveralDrafts
+from decoding.huggingface.door import (
+    check_arguments,
+    check_choices,
+    check_config,
+    check_prepared,
+    check_prompts,
+    check_target,
+    drafter_of,
+    with_stop_strings,
+)
 from decoding.huggingface.loading import check_context, common_vocabulary, vocabulary_size
 from decoding.huggingface.output import SpeculativeOutput, output_of
 from decoding.huggingface.request import emitted_to, finished_by, is_static, left_aligned, loaded, warping_of
+from decoding.huggingface.user_cache import fill, users_cache
 from decoding.loop import decode
 from decoding.plan import Plan, Uniforms
 from decoding.verification import Backend
-from solvers.errors import InputError
+from decoding.wrappers import evaluating
 from tradeoff.blocks import BlockRule
 from tradeoff.rule import Rule
 from tradeoff.rules import SpeculativeSampling
@@ -45,10 +57,18 @@ def speculative(
 ) -> Tensor | SpeculativeOutput:
     """Decode speculatively with any rule: `model.generate(**inputs, custom_generate=speculative, draft=..., ...)`.
 
-    Everything `generate` prepares is honoured: batches of left-padded prompts, num_return_sequences, generation
-    config, temperature, top-k, top-p, penalties and custom logits processors (each applied once, to both models),
-    max_new_tokens, EOS lists, stopping criteria (asked after every token), cache_implementation="static",
-    do_sample=False (the rule then sees one-hot laws; lossless rules give greedy decoding's text).
+    Honoured of what `generate` prepares: batches of left-padded prompts, num_return_sequences, generation config,
+    temperature, top-k, top-p, penalties and custom logits processors (each applied once, to both models),
+    max_new_tokens, EOS lists, stopping criteria (asked after every token, row by row), cache_implementation="static",
+    do_sample=False (the rule then sees one-hot laws; lossless rules give greedy decoding's text), and past_key_values,
+    a DynamicCache or StaticCache: it is read, and filled as `generate` fills it, unless Ctrl-C ends the call.
+    Everything else that would reach the model is refused by name.
+
+    `generate` keeps some of its arguments from custom loops. `streamer` gets the prompt, then nothing, not even the
+    end: give text_streamer instead. `tokenizer` is lost, and stop_strings with it: see `decoding.generate`, or give a
+    `StopStringCriteria`. `assistant_model` and `synced_gpus` are lost without a word.
+
+    Training mode is left for the length of the call, as checkpointing of gradients drops the cache.
 
     Parameters
     ----------
@@ -56,7 +76,7 @@ def speculative(
         Supplied by `generate`; `input_ids` is `[batch, length]`.
     draft
         A causal LM over the same vocabulary, on any device and of any dtype, or a `Drafter` such as `PromptLookup`.
-        (`generate` keeps `assistant_model` to itself.)
+        What torch.compile and PEFT wrap around a model is taken off; adapters in its layers stay.
     rule
         The verification rule, lossless `SpeculativeSampling()` by default; a block rule; or a controller of the
         common price.
@@ -74,7 +94,7 @@ def speculative(
     compiled
         Whether both models' steps go through torch.compile; worth its minutes with a static cache.
     text_streamer
-        Given the tokens of the only row after every round. (`generate` keeps `streamer` to itself.)
+        Given the prompt of the only row, its new tokens after every round, and the end, also after an error.
 
     Returns
     -------
@@ -85,51 +105,71 @@ def speculative(
     Raises
     ------
     InputError
-        Beams, padding on the right, unlike vocabularies, a context that is too short, a model whose attention cannot
-        be masked row by row, logits without a law in every row.
+        An argument of another kind; beams and other searches, padding on the right, unlike vocabularies, a context
+        that is too short; a target that is shown more than tokens, is replaced in part or gets a learned prompt;
+        training mode with dropout; a model whose attention cannot be masked row by row; logits without a law in every
+        row; a stopping criterion without an answer for every row.
     KeyboardInterrupt
         On Ctrl-C, where only tokens are returned; a `SpeculativeOutput` says so instead.
     """
-    paired = hasattr(draft, "config")
-    vocab = common_vocabulary(model, draft) if paired else vocabulary_size(model)
-    _check(draft_length, generation_config, generator, len(input_ids), text_streamer)
-    tokens, padding = left_aligned(input_ids, model_kwargs.get("attention_mask"))
-    length = [input_ids.shape[1] - pads for pads in padding]
-    new_tokens = generation_config.max_length - input_ids.shape[1]
-    for shortest in (min(length), max(length)):
-        check_context(model, draft if paired else None, shortest, shortest + new_tokens)
-    cache = model_kwargs.get("past_key_values")
-    static = is_static(generation_config, cache)
-    most = draft_length if isinstance(draft_length, int) else draft_length.most
-    drafter: Drafter = ModelDrafter(draft, static=static, compiled=compiled) if paired else draft
-    lines = len(length) * (drafter.drafts if isinstance(drafter, SeveralDrafts) else 1)
-    target = CachedModel(
-        model,
-        "target",
-        batch=lines,
-        capacity=max(length) + new_tokens + most + 1,
-        static=static,
-        compiled=compiled,
-    )
-    warping = warping_of(logits_processor, not generation_config.do_sample, input_ids, padding)
-    plan = Plan(
-        rule=SpeculativeSampling() if rule is None else rule,
-        draft_length=draft_length,
-        max_new_tokens=new_tokens,
-        vocab=vocab,
-        warping=warping,
-        uniforms=Uniforms(generator, len(length), model.device),
-        exact=(account or ("exact" if generation_config.return_dict_in_generate else "counts")) == "exact",
-        finished=finished_by(stopping_criteria, input_ids),
-        emitted=emitted_to(text_streamer),
-        keep_scores=bool(generation_config.output_scores or generation_config.output_logits),
-        backend=backend,
-    )
-    seen = loaded(target, cache, padding)
-    decoded = decode(target, drafter, tokens.to(model.device), length, plan, seen=seen)
-    if text_streamer is not None:
-        text_streamer.end()
-    output = output_of(decoded, input_ids, generation_config, warping.temperature)
+    batch, prompt = input_ids.shape
+    with _ended(text_streamer):
+        check_prepared(model, input_ids, model_kwargs)
+        check_prompts(input_ids, vocabulary_size(model))
+        check_config(generation_config)
+        check_choices(
+            rule=rule,
+            draft_length=draft_length,
+            generator=generator,
+            account=account,
+            backend=backend,
+            compiled=compiled,
+            streamer=text_streamer,
+            batch=batch,
+        )
+        cache = users_cache(model_kwargs.get("past_key_values"), prompt, generation_config.max_length)
+        static = is_static(generation_config, cache)
+        drafter = drafter_of(draft, static=static, compiled=compiled)
+        paired = drafter.model if isinstance(drafter, ModelDrafter) else None
+        vocab = vocabulary_size(model) if paired is None else common_vocabulary(model, paired)
+        tokens, padding = left_aligned(input_ids, model_kwargs.get("attention_mask"))
+        length = [prompt - pads for pads in padding]
+        new_tokens = generation_config.max_length - prompt
+        for shortest in (min(length), max(length)):
+            check_context(model, paired, shortest, shortest + new_tokens)
+        most = draft_length if isinstance(draft_length, int) else draft_length.most
+        target = CachedModel(
+            model,
+            "target",
+            batch=batch * (drafter.drafts if isinstance(drafter, SeveralDrafts) else 1),
+            capacity=max(length) + new_tokens + most + 1,
+            static=static,
+            compiled=compiled,
+        )
+        warping = warping_of(logits_processor, not generation_config.do_sample, input_ids, padding)
+        scale = warping.temperature or 1.0
+        plan = Plan(
+            rule=SpeculativeSampling() if rule is None else rule,
+            draft_length=draft_length,
+            max_new_tokens=new_tokens,
+            vocab=vocab,
+            warping=warping,
+            uniforms=Uniforms(generator, batch, target.device),
+            exact=(account or ("exact" if generation_config.return_dict_in_generate else "counts")) == "exact",
+            finished=finished_by(stopping_criteria, input_ids, scale if generation_config.output_scores else None),
+            emitted=emitted_to(text_streamer),
+            keep_scores=bool(generation_config.output_scores or generation_config.output_logits),
+            keep_rows=cache is not None,
+            backend=backend,
+        )
+        if text_streamer is not None:
+            text_streamer.put(input_ids.cpu())
+        with evaluating(target=model, **({} if paired is None else {"draft": paired})):
+            seen = loaded(target, cache, padding)
+            decoded = decode(target, drafter, tokens.to(target.device), length, plan, seen=seen)
+            output = output_of(decoded, input_ids, generation_config, scale, cache)
+            if cache is not None and not decoded.interrupted:
+                fill(cache, target, output.sequences, padding, [len(text.tokens) for text in decoded.texts])
     if generation_config.return_dict_in_generate:
         return output
     if decoded.interrupted:
@@ -162,16 +202,20 @@ def generate(
     rule, draft_length, generator, account, backend, compiled
         As in `speculative`.
     streamer
-        As in `generate`; for one row.
+        As in `generate`; for one row. It is told the end also after an error of this loop.
     generate_arguments
         Anything `target_model.generate` takes: attention_mask, max_new_tokens, do_sample, temperature, top_k, top_p,
-        num_return_sequences, generation_config, logits_processor, stopping_criteria, cache_implementation, ...
+        num_return_sequences, generation_config, logits_processor, stopping_criteria, stop_strings with tokenizer,
+        cache_implementation, past_key_values, ...
 
     Raises
     ------
     InputError
         As in `speculative`.
     """
+    check_target(target_model)
+    check_prompts(input_ids, vocabulary_size(target_model))
+    check_arguments(generate_arguments, input_ids)
     return target_model.generate(
         input_ids,
         custom_generate=speculative,
@@ -182,24 +226,16 @@ def generate(
         account=account,
         backend=backend,
         compiled=compiled,
-        streamer=streamer,
         text_streamer=streamer,
-        **generate_arguments | {"return_dict_in_generate": True},
+        **with_stop_strings(target_model, generate_arguments) | {"return_dict_in_generate": True},
     )
 
 
-def _check(
-    draft_length: int | DraftLength,
-    generation_config: Any,
-    generator: Generators | None,
-    batch: int,
-    streamer: BaseStreamer | None,
-) -> None:
-    if isinstance(draft_length, int) and draft_length < 1:
-        raise InputError(f"draft_length: expected at least 1; got {draft_length}")
-    if (generation_config.num_beams or 1) > 1:
-        raise InputError(f"speculative decoding: expected no beams; got num_beams {generation_config.num_beams}")
-    if isinstance(generator, Sequence) and len(generator) != batch:
-        raise InputError(f"generator: expected one, or one per row; got {len(generator)} for {batch} rows")
-    if streamer is not None and batch > 1:
-        raise InputError(f"streamer: expected a batch of one; got {batch} rows; stream them one at a time")
+@contextmanager
+def _ended(streamer: BaseStreamer | None) -> Iterator[None]:
+    """Tell a streamer the end whatever happens: a thread that reads it would wait for ever."""
+    try:
+        yield
+    finally:
+        if streamer is not None and callable(getattr(streamer, "end", None)) and not isinstance(streamer, type):
+            streamer.end()

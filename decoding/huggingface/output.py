@@ -1,11 +1,13 @@
 """What `generate` gives back, from a decoded batch."""
 
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from transformers import Cache
 from transformers.utils.generic import ModelOutput
 
 from decoding.plan import Decoded, Text
@@ -36,6 +38,12 @@ class SpeculativeOutput(ModelOutput):
     scores, logits
         With output_scores and output_logits: the target's processed and raw logits at every generated token, one
         `[batch, vocab]` per token; zeros after a text's end.
+    past_key_values
+        The caller's cache, if one was given: it holds all tokens but the last.
+
+    Notes
+    -----
+    As a mapping it has what `generate` returns: transformers' pipelines stack whatever else they find there.
     """
 
     sequences: Tensor
@@ -47,9 +55,19 @@ class SpeculativeOutput(ModelOutput):
     interrupted: bool = cast(bool, None)
     scores: tuple[Tensor, ...] | None = None
     logits: tuple[Tensor, ...] | None = None
+    past_key_values: Cache | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the account out of the mapping."""
+        super().__post_init__()
+        for name in ("statistics", "texts", "errors", "seconds", "interrupted"):
+            if name in self:
+                OrderedDict.__delitem__(self, name)
 
 
-def output_of(decoded: Decoded, input_ids: Tensor, generation_config: Any, temperature: float) -> SpeculativeOutput:
+def output_of(
+    decoded: Decoded, input_ids: Tensor, generation_config: Any, scale: float, cache: Cache | None
+) -> SpeculativeOutput:
     """Lay a decoded batch out as `generate` does.
 
     Parameters
@@ -60,8 +78,10 @@ def output_of(decoded: Decoded, input_ids: Tensor, generation_config: Any, tempe
         The prompts, `[batch, length]`.
     generation_config
         Pad and end tokens, and whether scores are wanted.
-    temperature
-        Kept apart from the other processors by the loop; scores have it.
+    scale
+        The temperature where the loop keeps it apart from the other processors, else 1; scores have it.
+    cache
+        The caller's, if there is one.
 
     Raises
     ------
@@ -78,7 +98,6 @@ def output_of(decoded: Decoded, input_ids: Tensor, generation_config: Any, tempe
     written = input_ids.new_full((len(errors), longest), _padding_token(generation_config))
     for row, text in zip(written, decoded.texts, strict=True):
         row[: len(text.tokens)] = row.new_tensor(text.tokens)
-    scale = temperature or 1.0
     return SpeculativeOutput(
         sequences=torch.cat([input_ids, written], dim=1),
         statistics=Statistics.pooled([text.statistics for text in decoded.texts]),
@@ -88,6 +107,7 @@ def output_of(decoded: Decoded, input_ids: Tensor, generation_config: Any, tempe
         interrupted=decoded.interrupted,
         scores=_columns(decoded.texts, "scores", scale) if generation_config.output_scores else None,
         logits=_columns(decoded.texts, "logits", 1.0) if generation_config.output_logits else None,
+        past_key_values=cache,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import StaticCache
@@ -34,16 +35,21 @@ def left_aligned(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tens
     Raises
     ------
     InputError
-        Padding elsewhere than on the left.
+        Padding elsewhere than on the left, or a mask of another shape.
     """
     batch, longest = input_ids.shape
     if attention_mask is None:
         return input_ids, [0] * batch
     mask = attention_mask.to(device=input_ids.device, dtype=torch.bool)
-    if mask.shape != input_ids.shape or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
+    if mask.shape != input_ids.shape:
         raise InputError(
-            "attention_mask: expected prompts padded on the left; got other padding, or a mask of another shape; "
-            "set tokenizer.padding_side = 'left'"
+            f"attention_mask: expected the shape of input_ids, {[batch, longest]}; got {list(mask.shape)}; give whole "
+            "texts, those a cache knows included"
+        )
+    if bool((mask[:, :-1] & ~mask[:, 1:]).any()):
+        raise InputError(
+            "attention_mask: expected prompts padded on the left; got other padding; set tokenizer.padding_side = "
+            "'left'"
         )
     pads = (~mask).sum(dim=1)
     columns = torch.arange(longest, device=input_ids.device) + pads[:, None]
@@ -70,10 +76,27 @@ def warping_of(processors: Any, greedy: bool, input_ids: Tensor, padding: list[i
     )
 
 
-def finished_by(stopping_criteria: Any, input_ids: Tensor) -> Callable[[int, list[int]], bool]:
-    """Return `(row, its generated tokens) -> bool`: an end token, or any other criterion that says stop.
+def finished_by(
+    stopping_criteria: Any, input_ids: Tensor, scale: float | None
+) -> Callable[[int, list[int], list[Tensor]], bool]:
+    """Return `(row, its generated tokens, its processed logits) -> bool`: an end token, or another criterion's word.
 
     The greatest length is the loop's own matter. Criteria see a row as `generate` lays it out.
+
+    Parameters
+    ----------
+    stopping_criteria
+        Those that `generate` made, and the caller's.
+    input_ids
+        The prompts, `[batch, length]`.
+    scale
+        Divides the processed logits, as in the output; None where these are not asked for, and then criteria get None
+        in their place, as in `generate`.
+
+    Raises
+    ------
+    InputError
+        When a criterion says neither stop nor go on.
     """
     ends: set[int] = set()
     others = []
@@ -83,15 +106,30 @@ def finished_by(stopping_criteria: Any, input_ids: Tensor) -> Callable[[int, lis
         elif not isinstance(criterion, MaxLengthCriteria):
             others.append(criterion)
 
-    def finished(row: int, tokens: list[int]) -> bool:
+    def finished(row: int, tokens: list[int], logits: list[Tensor]) -> bool:
         if tokens[-1] in ends:
             return True
         if not others:
             return False
         text = torch.cat([input_ids[row], input_ids.new_tensor(tokens)])[None]
-        return any(bool(criterion(text, None).all()) for criterion in others)
+        scores = None if scale is None else tuple(each[None] / scale for each in logits)
+        return any(_says_stop(criterion, criterion(text, scores), len(input_ids)) for criterion in others)
 
     return finished
+
+
+def _says_stop(criterion: Any, answer: Any, batch: int) -> bool:
+    if isinstance(answer, Tensor) and not answer.is_floating_point() and answer.numel() == 1:
+        if answer.ndim == 1 or batch == 1:
+            return bool(answer)
+    elif isinstance(answer, bool | np.bool_) and batch == 1:
+        return bool(answer)
+    # `generate` takes one truth value for the word on all rows, which here end one by one
+    got = f"shape {list(answer.shape)}, {answer.dtype}" if isinstance(answer, Tensor) else repr(answer)
+    raise InputError(
+        f"stopping_criteria: expected a boolean tensor, one entry per row; got {got} from "
+        f"{type(criterion).__name__}; return torch.full((len(input_ids),), stop)"
+    )
 
 
 def emitted_to(streamer: BaseStreamer | None) -> Callable[[int, list[int]], None]:
