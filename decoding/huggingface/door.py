@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from transformers import Cache
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
@@ -86,7 +87,15 @@ def check_prompts(input_ids: Any, vocab: int) -> None:
 
 
 def check_choices(
-    *, rule: Any, draft_length: Any, generator: Any, account: Any, backend: Any, compiled: Any, streamer: Any, batch: int
+    *,
+    rule: Any,
+    draft_length: Any,
+    generator: Any,
+    account: Any,
+    backend: Any,
+    compiled: Any,
+    streamed: bool,
+    batch: int,
 ) -> None:
     """Check the loop's own arguments.
 
@@ -110,12 +119,22 @@ def check_choices(
     _check_word("backend", backend, get_args(Backend))
     _check_word("compiled", compiled, (False, True))
     _check_generator(generator, batch)
+    if streamed and batch > 1:
+        raise InputError(f"streamer: expected a batch of one; got {batch} rows; stream them one at a time")
+
+
+def check_streamer(streamer: Any) -> None:
+    """Check that a streamer, if there is one, can be told tokens and the end.
+
+    Raises
+    ------
+    InputError
+        Something else.
+    """
     if streamer is None:
         return
     if not all(callable(getattr(streamer, part, None)) for part in ("put", "end")) or isinstance(streamer, type):
         raise InputError(f"streamer: expected one of transformers, with put and end; got {streamer!r}")
-    if batch > 1:
-        raise InputError(f"streamer: expected a batch of one; got {batch} rows; stream them one at a time")
 
 
 def _check_length(draft_length: Any) -> None:
@@ -244,6 +263,9 @@ def check_arguments(arguments: dict[str, Any], input_ids: Tensor) -> None:
     for name in ("logits_processor", "stopping_criteria"):
         if not isinstance(arguments.get(name), list | None) or not all(map(callable, arguments.get(name) or ())):
             raise InputError(f"{name}: expected a list of callables; got {arguments[name]!r}; put it in a list")
+    cache = arguments.get("past_key_values")
+    if not isinstance(cache, Cache | None):
+        raise InputError(f"past_key_values: expected a DynamicCache or StaticCache; got {type(cache).__name__}")
     mask = arguments.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.shape != input_ids.shape):
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__

@@ -18,6 +18,7 @@ from decoding.huggingface.door import (
     check_config,
     check_prepared,
     check_prompts,
+    check_streamer,
     check_target,
     drafter_of,
     with_stop_strings,
@@ -113,7 +114,7 @@ def speculative(
         On Ctrl-C, where only tokens are returned; a `SpeculativeOutput` says so instead.
     """
     batch, prompt = input_ids.shape
-    with _ended(text_streamer):
+    with _ended(text_streamer) as streamer:
         check_prepared(model, input_ids, model_kwargs)
         check_prompts(input_ids, vocabulary_size(model))
         check_config(generation_config)
@@ -124,7 +125,7 @@ def speculative(
             account=account,
             backend=backend,
             compiled=compiled,
-            streamer=text_streamer,
+            streamed=streamer is not None,
             batch=batch,
         )
         cache = users_cache(model_kwargs.get("past_key_values"), prompt, generation_config.max_length)
@@ -157,13 +158,13 @@ def speculative(
             uniforms=Uniforms(generator, batch, target.device),
             exact=(account or ("exact" if generation_config.return_dict_in_generate else "counts")) == "exact",
             finished=finished_by(stopping_criteria, input_ids, scale if generation_config.output_scores else None),
-            emitted=emitted_to(text_streamer),
+            emitted=emitted_to(streamer),
             keep_scores=bool(generation_config.output_scores or generation_config.output_logits),
             keep_rows=cache is not None,
             backend=backend,
         )
-        if text_streamer is not None:
-            text_streamer.put(input_ids.cpu())
+        if streamer is not None:
+            streamer.put(input_ids.cpu())
         with evaluating(target=model, **({} if paired is None else {"draft": paired})):
             seen = loaded(target, cache, padding)
             decoded = decode(target, drafter, tokens.to(target.device), length, plan, seen=seen)
@@ -213,29 +214,50 @@ def generate(
     InputError
         As in `speculative`.
     """
-    check_target(target_model)
-    check_prompts(input_ids, vocabulary_size(target_model))
-    check_arguments(generate_arguments, input_ids)
-    return target_model.generate(
-        input_ids,
-        custom_generate=speculative,
-        draft=draft_model,
-        rule=rule,
-        draft_length=draft_length,
-        generator=generator,
-        account=account,
-        backend=backend,
-        compiled=compiled,
-        text_streamer=streamer,
-        **with_stop_strings(target_model, generate_arguments) | {"return_dict_in_generate": True},
-    )
+    with _ended(streamer) as ending:
+        check_target(target_model)
+        check_prompts(input_ids, vocabulary_size(target_model))
+        check_arguments(generate_arguments, input_ids)
+        return target_model.generate(
+            input_ids,
+            custom_generate=speculative,
+            draft=draft_model,
+            rule=rule,
+            draft_length=draft_length,
+            generator=generator,
+            account=account,
+            backend=backend,
+            compiled=compiled,
+            text_streamer=ending,
+            **with_stop_strings(target_model, generate_arguments) | {"return_dict_in_generate": True},
+        )
+
+
+class _Ending(BaseStreamer):
+    """A streamer that is told the end once, whatever happens: a thread that reads it would wait for ever."""
+
+    def __init__(self, streamer: BaseStreamer) -> None:
+        self.streamer, self.ended = streamer, False
+
+    def put(self, value: Tensor) -> None:
+        """Pass tokens on."""
+        self.streamer.put(value)
+
+    def end(self) -> None:
+        """Pass the end on."""
+        if not self.ended:
+            self.ended = True
+            self.streamer.end()
 
 
 @contextmanager
-def _ended(streamer: BaseStreamer | None) -> Iterator[None]:
-    """Tell a streamer the end whatever happens: a thread that reads it would wait for ever."""
+def _ended(streamer: BaseStreamer | None) -> Iterator[_Ending | None]:
+    check_streamer(streamer)
+    if streamer is None:
+        yield None
+        return
+    ending = streamer if isinstance(streamer, _Ending) else _Ending(streamer)
     try:
-        yield
+        yield ending
     finally:
-        if streamer is not None and callable(getattr(streamer, "end", None)) and not isinstance(streamer, type):
-            streamer.end()
+        ending.end()
