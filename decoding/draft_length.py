@@ -110,8 +110,8 @@ class DraftLength:
     """
 
     def __init__(self, *, most: int, costs: StepCosts | None = None) -> None:
-        if most < 1:
-            raise InputError(f"most: expected a draft length of at least 1; got {most}")
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            raise InputError(f"most: expected a draft length, a whole number of at least 1; got {most!r}")
         self.most, self._costs = most, costs
         self._tested, self._kept = np.zeros(most), np.zeros(most)
         self._rounds: deque[tuple[int, Seconds]] = deque(maxlen=ROUNDS)

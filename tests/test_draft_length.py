@@ -217,7 +217,7 @@ def test_with_given_costs_the_choices_depend_on_acceptances_alone():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DraftLength(most=0), "most: expected a draft length of at least 1; got 0"),
+        (lambda: DraftLength(most=0), "most: expected a draft length, a whole number of at least 1; got 0"),
         (lambda: StepCosts(draft=-1.0, target=3.0), "costs: expected seconds"),
         (lambda: StepCosts(draft=0.0, target=0.0), "costs: expected seconds"),
         (lambda: StepCosts(draft=0.1, target=float("inf")), "costs: expected seconds"),

@@ -68,8 +68,8 @@ class ModelDrafter:
         fresh = text.gather(1, columns)
         drawn, scores, warped = [], [], []
         for step in range(count):
-            # a graph replays one width; otherwise no column is read before it is needed, and a static target's width may
-            # go beyond the last
+            # a graph replays one width; otherwise no column is read before it is needed, and a static target's width
+            # may go beyond the last
             reach = width if self.static else min(width, tokens.shape[1]) - count + step
             logits = self._cache.feed(fresh, columns, width=reach, keep=1, start=start)[..., : self._vocab].float()
             scores.append(logits)

@@ -23,7 +23,7 @@ class PromptLookup:
     Raises
     ------
     InputError
-        Lengths out of order.
+        Lengths out of order, or no whole numbers.
 
     References
     ----------
@@ -31,6 +31,8 @@ class PromptLookup:
     """
 
     def __init__(self, longest: int = 3, shortest: int = 1) -> None:
+        if any(isinstance(each, bool) or not isinstance(each, int) for each in (longest, shortest)):
+            raise InputError(f"prompt lookup: expected whole numbers; got longest={longest!r}, shortest={shortest!r}")
         if not 1 <= shortest <= longest:
             raise InputError(
                 f"prompt lookup: expected longest >= shortest >= 1; got longest={longest}, shortest={shortest}; "

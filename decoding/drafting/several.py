@@ -29,6 +29,8 @@ class SeveralDrafts(ModelDrafter):
     """
 
     def __init__(self, model: Any, *, drafts: int, static: bool = False, compiled: bool = False) -> None:
+        if isinstance(drafts, bool) or not isinstance(drafts, int):
+            raise InputError(f"drafts: expected a whole number of at least 2; got {drafts!r}")
         if drafts < 2:
             raise InputError(f"drafts: expected at least 2; got {drafts}; for one, give the model itself")
         super().__init__(model, static=static, compiled=compiled)
