@@ -84,7 +84,7 @@ def certify(
     """
     xp = array_namespace(draft, target)
     accepted = acceptance * draft
-    rejection = 1.0 - mass(accepted)
+    rejection = mass(draft - accepted)  # 0 where all is accepted; 1 - sum would be the rounding of the draft's sum
     output = positive_part(accepted + positive_part(xp.expand_dims(rejection, axis=-1)) * residual)
     value = divergence.value(output, target)
     intercept, price = dual_line(draft, target, floor=floor, ceiling=ceiling, divergence=divergence)

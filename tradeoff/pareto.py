@@ -256,7 +256,7 @@ class ParetoFront:
         draft, target, restored = self.problem.draft, self.problem.target, self.problem.restored
         xp = array_namespace(draft)
         accepted = acceptance * draft
-        rejection = positive_part(1.0 - mass(accepted))
+        rejection = positive_part(mass(draft - accepted))  # nothing where all is accepted, not a rounding of 1 - sum
         output = accepted + xp.expand_dims(rejection, axis=-1) * residual
         if budget is None:
             budget = rejection if self.weights is None else xp.sum(self.weights * rejection)
