@@ -19,7 +19,8 @@ class Certificate:
     value
         D_f(output, target) of the answer, `[...]`; over a shared budget, the weighted mean.
     bound
-        Dual value of its multipliers: no rule within the rejection budget has less, `[...]`.
+        Dual value of its multipliers: no rule within the rejection budget, or with the answer's rejection where that is
+        more, has less, `[...]`.
     price
         The multiplier of the budget, f'(C) - f'(c), `[...]`.
     infeasibility
@@ -109,13 +110,15 @@ def certify(
             for each in (value, rejection, lines[0], off_support)
         )
         price, broken, only = lines[1], xp.max(broken), xp.all(only)
-    spent = _times(price, budget)
+    # what is spent beyond the budget is told as infeasibility; the bound is on rules that may spend as much
+    allowed = xp.where(rejection > budget, rejection, budget + xp.zeros_like(rejection))
+    spent = _times(price, allowed)
     known, zero = xp.isfinite(spent), xp.zeros_like(spent)
     # no divergence is negative, and a line of infinite slope says no more than that
     bound = positive_part(xp.where(known, intercept, zero) - xp.where(known, spent, zero))
     if not math.isfinite(divergence.slope_at_infinity):
         # no law within the budget stays on the target's support
-        bound = xp.where(off_support > budget + ROUNDING, xp.zeros_like(bound) + xp.inf, bound)
+        bound = xp.where(off_support > allowed + ROUNDING, xp.zeros_like(bound) + xp.inf, bound)
     return Certificate(
         value=value,
         bound=bound,

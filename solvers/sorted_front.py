@@ -136,9 +136,9 @@ class SortedFront:
         return np.sort(np.concatenate([*inner, *ends], axis=-1), axis=-1)
 
     def _leaked(self, rejection: np.ndarray) -> np.ndarray:
-        """Draft mass off the target's support that is not rejected; a rounding is no leak."""
+        """Draft mass off the target's support that is not rejected; a rounding is no leak, unless nothing is rejected."""
         left = self.off_support - rejection
-        return np.where(left > ROUNDING, left, 0.0)
+        return np.where(left > np.where(rejection > 0, ROUNDING, 0.0), left, 0.0)
 
     def _root(self, function: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray) -> np.ndarray:
         low = np.zeros(np.broadcast_shapes(self.total_variation.shape, wanted.shape))

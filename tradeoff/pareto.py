@@ -308,7 +308,7 @@ def solve_pareto(
     ----------
     draft, target
         Laws `[..., vocab]`, of any array-API library, any floating type; results come back as the same kind, laws
-        in the same floating type, row quantities in float64.
+        in the same floating type but float32 at least, row quantities in float64. Gradients are not tracked.
     divergence
         "tv", "kl" (output to target), "reverse_kl" (target to output), "chi2", "reverse_chi2", "hellinger", "js",
         "alpha=<order>", or your own from `f_divergence`.
