@@ -7,7 +7,7 @@ from array_api_compat import array_namespace
 
 from solvers.arrays import ROUNDING, Array, mass, positive_part, safe_divide
 from solvers.closed_form import ceiling_mass
-from solvers.divergences import Divergence
+from solvers.divergences import Divergence, total_variation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,14 +19,16 @@ class Certificate:
     value
         D_f(output, target) of the answer, `[...]`; over a shared budget, the weighted mean.
     bound
-        Dual value of its multipliers: no rule within the rejection budget has less, `[...]`.
+        Dual value of its multipliers: no rule within the rejection budget, or with the answer's rejection where that is
+        more, has less, `[...]`.
     price
         The multiplier of the budget, f'(C) - f'(c), `[...]`.
     infeasibility
         The largest violation of 0 <= acceptance <= 1, residual >= 0, sum residual = 1 and rejection <= budget, `[...]`.
     unique
-        Whether every optimal rule has this output law, `[...]`: so it is for strictly convex f, but for how draft
-        mass off the target's support is spared; in TV it is not (Theorem 5).
+        Whether every optimal rule is known to have this output law, `[...]`: so it is for strictly convex f, but for
+        how draft mass off the target's support is spared; for other f, as TV (Theorem 5), only where nothing may be
+        rejected, or where the output is the target and divergence 0 means equal laws.
     """
 
     value: Array
@@ -37,18 +39,21 @@ class Certificate:
 
     @property
     def gap(self) -> Array:
-        """Value minus bound, `[...]`: at most so much is lost; zero, up to rounding, at an optimum."""
+        """Value minus bound, `[...]`: at most so much is lost; zero, up to rounding, at an optimum.
+
+        Below zero by more than rounding, something is no law or no rule: no certificate either.
+        """
         xp = array_namespace(self.value)
         unattainable = ~xp.isfinite(self.value) & (self.value == self.bound)
         finite = xp.where(unattainable, xp.zeros_like(self.value), self.value)
         return finite - xp.where(unattainable, xp.zeros_like(self.bound), self.bound)
 
     def holds(self, tolerance: float = 1e-6) -> bool:
-        """Whether every row is feasible and optimal: infeasibility and gap at most `tolerance` (1 + value)."""
+        """Whether every row is feasible and optimal: infeasibility and size of the gap at most `tolerance` (1 + value)."""
         xp = array_namespace(self.value)
         finite = xp.isfinite(self.value)
-        allowed = tolerance * (1.0 + xp.where(finite, self.value, xp.zeros_like(self.value)))
-        return bool(xp.all((self.infeasibility <= tolerance) & (self.gap <= allowed)))
+        allowed = tolerance * (1.0 + xp.where(finite, xp.abs(self.value), xp.zeros_like(self.value)))
+        return bool(xp.all((self.infeasibility <= tolerance) & (xp.abs(self.gap) <= allowed)))
 
 
 def certify(
@@ -72,7 +77,7 @@ def certify(
     budget
         R, `[...]`, or the weighted mean rejection of all rows when `weights` are given.
     floor, ceiling
-        The multipliers c and C, `[...]`; wrong ones make the bound lower, never wrong.
+        The multipliers c and C, `[...]`; wrong ones make the bound lower, never wrong, and no pair c <= C makes it 0.
     divergence
         Which one.
     weights
@@ -80,7 +85,7 @@ def certify(
     """
     xp = array_namespace(draft, target)
     accepted = acceptance * draft
-    rejection = 1.0 - mass(accepted)
+    rejection = mass(draft - accepted)  # 0 where all is accepted; 1 - sum would be the rounding of the draft's sum
     output = positive_part(accepted + positive_part(xp.expand_dims(rejection, axis=-1)) * residual)
     value = divergence.value(output, target)
     intercept, price = dual_line(draft, target, floor=floor, ceiling=ceiling, divergence=divergence)
@@ -92,10 +97,11 @@ def certify(
     )
     # a maximum and a positive part are silent about NaN
     numbers = xp.all(xp.isfinite(acceptance) & xp.isfinite(residual), axis=-1) & xp.isfinite(budget)
+    if weights is not None:
+        numbers = numbers & xp.isfinite(weights) & (weights >= 0)
     broken = xp.where(numbers, broken, xp.zeros_like(broken) + xp.inf)
     off_support = mass(xp.where(target > 0, xp.zeros_like(draft), draft))
-    determined = (off_support <= rejection + ROUNDING) if divergence.strictly_convex else (off_support < 0)
-    only = xp.isfinite(value) & ((value <= ROUNDING) | (rejection <= ROUNDING) | determined)
+    only = _known_unique(output, target, value, rejection, off_support, budget, divergence)
     if weights is not None:
         lines = _lines_at_common_price(draft, target, floor, divergence, weights, (intercept, price), budget)
         # 0 times infinity is a row that does not occur
@@ -104,13 +110,15 @@ def certify(
             for each in (value, rejection, lines[0], off_support)
         )
         price, broken, only = lines[1], xp.max(broken), xp.all(only)
-    spent = _times(price, budget)
+    # what is spent beyond the budget is told as infeasibility; the bound is on rules that may spend as much
+    allowed = xp.where(rejection > budget, rejection, budget + xp.zeros_like(rejection))
+    spent = _times(price, allowed)
     known, zero = xp.isfinite(spent), xp.zeros_like(spent)
     # no divergence is negative, and a line of infinite slope says no more than that
     bound = positive_part(xp.where(known, intercept, zero) - xp.where(known, spent, zero))
     if not math.isfinite(divergence.slope_at_infinity):
         # no law within the budget stays on the target's support
-        bound = xp.where(off_support > budget + ROUNDING, xp.zeros_like(bound) + xp.inf, bound)
+        bound = xp.where(off_support > allowed + ROUNDING, xp.zeros_like(bound) + xp.inf, bound)
     return Certificate(
         value=value,
         bound=bound,
@@ -131,7 +139,8 @@ def dual_line(
         D_f(pi, q) >= sum q f(s) + sum f'(s)(p - q s) - (f'(C) - f'(c)) R.
 
     The line touches the front where c and C are the levels of the ratio clip at R. The price is infinite where
-    f'(c) or f'(C) is: such a line says something at R = 0 only.
+    f'(c) or f'(C) is: such a line says something at R = 0 only. Levels that are no such pair, as c > C or NaN, prove
+    nothing: their line is 0, below which no divergence is.
 
     Parameters
     ----------
@@ -150,13 +159,35 @@ def dual_line(
     p, q, f = draft, target, divergence
     xp = array_namespace(p, q)
     zero = xp.zeros_like(p)
+    valid = (floor >= 0) & (floor <= ceiling) & (ceiling > 0) & xp.isfinite(floor)
+    floor, ceiling = (xp.where(valid, each, xp.ones_like(each)) for each in (floor, ceiling))
     c, big_c = xp.expand_dims(floor, axis=-1), xp.expand_dims(ceiling, axis=-1)
     slope = f.slope(xp.minimum(xp.maximum(safe_divide(p, q, xp.inf), c), big_c))
     clipped = xp.where(q > 0, xp.minimum(xp.maximum(p, c * q), ceiling_mass(q, big_c)), zero)
     moved = p - clipped
     # an infinite slope where nothing moves costs nothing
     linear = mass(xp.where(moved == 0, zero, xp.where(moved == 0, zero, slope) * moved))
-    return f.value(clipped, q) + linear, f.slope(ceiling) - f.slope(floor)
+    price = f.slope(ceiling) - f.slope(floor)
+    return xp.where(valid, f.value(clipped, q) + linear, xp.zeros_like(linear)), price
+
+
+def _known_unique(
+    output: Array,
+    target: Array,
+    value: Array,
+    rejection: Array,
+    off_support: Array,
+    budget: Array,
+    divergence: Divergence,
+) -> Array:
+    """Whether no other law within the budget can have this value, were it the least, row by row."""
+    if divergence.strictly_convex:
+        lossless = value <= ROUNDING
+        return array_namespace(value).isfinite(value) & (
+            lossless | (rejection <= ROUNDING) | (off_support <= rejection + ROUNDING)
+        )
+    lossless = (total_variation(output, target) <= ROUNDING) & divergence.zero_is_equality
+    return array_namespace(value).isfinite(value) & (lossless | (budget <= ROUNDING))
 
 
 def _lines_at_common_price(

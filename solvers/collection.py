@@ -66,9 +66,9 @@ def split_divergence(front: SortedFront, weights: np.ndarray, mean: float) -> np
     def excess(rejection: np.ndarray) -> float:
         return float((weights * front.least_divergence(rejection)).sum()) - mean
 
-    if mean <= 0:
-        return front.total_variation
     at_draft = excess(np.zeros_like(front.total_variation))
+    if mean <= 0:  # not by its price: a front is flat where it ends
+        return front.free_rejection
     if at_draft <= 0 or np.isinf(mean):
         return np.zeros_like(front.total_variation)
     if front.is_straight():

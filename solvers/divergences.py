@@ -3,7 +3,8 @@
 `D_f(output, target) = sum_x target f(output / target)`, f convex with f(1) = 0, zeros by the usual
 conventions: `0 f(0/0) = 0` and `0 f(x/0) = x f'(infinity)`. Adding k (t - 1) to f changes nothing between
 laws, so each f here is the representative with f'(1) = 0, which is nowhere negative: every term of every sum
-is >= 0 and nothing cancels when the laws nearly agree.
+is >= 0. Each term is computed from the difference of its two masses (`solvers.divergence_terms`), so nothing
+cancels when the laws nearly agree.
 
 One row of the table serves numpy, torch and every other array library, the certificate, and cvxpy.
 """
@@ -16,9 +17,18 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from solvers import divergence_terms as terms
 from solvers.arrays import Array, like, mass, positive_part, to_numpy
+from solvers.convexity import check_convex, flat_interval
 from solvers.errors import InputError
 from solvers.roots import monotone_root
+
+
+LEAST_ORDER = 1e-200
+"""Alpha orders nearer to 0 are 0: they differ by |order| log(ratio)^2 relative, and smaller ones would underflow."""
+
+LEAST_PROGRAM_ORDER = 1e-3
+"""cvxpy is not given alpha orders nearer to 0 or 1: its 1e-9 would be 1e-6 there and worse."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +51,8 @@ class Divergence:
         f(0), f'(0) and f'(infinity), as limits.
     strictly_convex
         Whether the best output law is unique.
+    flat
+        The interval around 1 where f = 0: longer than a point only where f is not strictly convex there.
     program
         `(cvxpy, x, y) -> sum y f(x / y)` as a disciplined convex expression in x, y > 0; None where there is none.
     """
@@ -54,7 +66,13 @@ class Divergence:
     slope_at_zero: float
     slope_at_infinity: float
     strictly_convex: bool = True
+    flat: tuple[float, float] = (1.0, 1.0)
     program: Callable[[Any, Any, Any], Any] | None = None
+
+    @property
+    def zero_is_equality(self) -> bool:
+        """Whether divergence 0 means equal laws: not so where f is flat on both sides of 1."""
+        return 1.0 in self.flat  # both laws sum to 1: ratios that are all at most 1, or all at least 1, are 1
 
     def value(self, output: Array, target: Array) -> Array:
         """D_f(output, target) over the last axis, `[..., vocab]` to `[...]`; nats where logarithms occur."""
@@ -105,16 +123,6 @@ def total_variation(output: Array, target: Array) -> Array:
     return mass(positive_part(output - target))
 
 
-def _kl_terms(x: Array, y: Array) -> Array:
-    return x * array_namespace(x).log(x / y) - x + y
-
-
-def _js_terms(x: Array, y: Array) -> Array:
-    # both logarithms are of ratios to the mean, which neither overflow nor cancel
-    middle = (x + y) / 2
-    return (_kl_terms(x, middle) + _kl_terms(y, middle)) / 2
-
-
 def _program(cp: Any, x: Any, y: Any, terms: Callable[[Any, Any], Any], share: float = 0.5) -> Any:
     """Sum y f(x / y) for cvxpy, every term in x / y^share and y^(1 - share).
 
@@ -141,18 +149,6 @@ def _alpha_program(cp: Any, x: Any, y: Any, order: float) -> Any:
     return _program(cp, x, y, terms, share=2 / 3 if a < 0 else 1 / 2)
 
 
-def _exp(array: Array) -> Array:
-    return array_namespace(array).exp(array)
-
-
-def _log(array: Array) -> Array:
-    return array_namespace(array).log(array)
-
-
-def _sqrt(array: Array) -> Array:
-    return array_namespace(array).sqrt(array)
-
-
 DIVERGENCES: dict[str, Divergence] = {
     row.name: row
     for row in (
@@ -166,14 +162,15 @@ DIVERGENCES: dict[str, Divergence] = {
             slope_at_zero=0.0,
             slope_at_infinity=1.0,
             strictly_convex=False,
+            flat=(0.0, 1.0),
             program=lambda cp, x, y: cp.sum(cp.pos(x - y)),
         ),
         Divergence(
             name="kl",
             label="KL(output, target), nats",
-            terms=_kl_terms,
-            derivative=_log,
-            inverse_derivative=_exp,
+            terms=terms.kl,
+            derivative=terms.log,
+            inverse_derivative=terms.exp,
             at_zero=1.0,
             slope_at_zero=-math.inf,
             slope_at_infinity=math.inf,
@@ -182,8 +179,8 @@ DIVERGENCES: dict[str, Divergence] = {
         Divergence(
             name="reverse_kl",
             label="KL(target, output), nats",
-            terms=lambda x, y: _kl_terms(y, x),
-            derivative=lambda t: 1.0 - 1.0 / t,
+            terms=lambda x, y: terms.kl(y, x),
+            derivative=lambda t: (t - 1.0) / t,
             inverse_derivative=lambda u: 1.0 / (1.0 - u),
             at_zero=math.inf,
             slope_at_zero=-math.inf,
@@ -193,7 +190,7 @@ DIVERGENCES: dict[str, Divergence] = {
         Divergence(
             name="chi2",
             label="chi-square(output, target)",
-            terms=lambda x, y: (x - y) ** 2 / y,
+            terms=lambda x, y: (x - y) * ((x - y) / y),
             derivative=lambda t: 2.0 * (t - 1.0),
             inverse_derivative=lambda u: 1.0 + u / 2.0,
             at_zero=1.0,
@@ -204,8 +201,8 @@ DIVERGENCES: dict[str, Divergence] = {
         Divergence(
             name="reverse_chi2",
             label="chi-square(target, output)",
-            terms=lambda x, y: (x - y) ** 2 / x,
-            derivative=lambda t: 1.0 - t**-2.0,
+            terms=lambda x, y: (x - y) * ((x - y) / x),
+            derivative=lambda t: -terms.expm1(-2.0 * terms.log(t)),
             inverse_derivative=lambda u: (1.0 - u) ** -0.5,
             at_zero=math.inf,
             slope_at_zero=-math.inf,
@@ -215,8 +212,8 @@ DIVERGENCES: dict[str, Divergence] = {
         Divergence(
             name="hellinger",
             label="squared Hellinger(output, target)",
-            terms=lambda x, y: (_sqrt(x) - _sqrt(y)) ** 2 / 2,
-            derivative=lambda t: (1.0 - t**-0.5) / 2,
+            terms=lambda x, y: ((x - y) / (terms.sqrt(x) + terms.sqrt(y))) ** 2 / 2,
+            derivative=lambda t: -terms.expm1(-terms.log(t) / 2) / 2,
             inverse_derivative=lambda u: (1.0 - 2.0 * u) ** -2.0,
             at_zero=0.5,
             slope_at_zero=-math.inf,
@@ -226,9 +223,9 @@ DIVERGENCES: dict[str, Divergence] = {
         Divergence(
             name="js",
             label="Jensen-Shannon(output, target), nats",
-            terms=_js_terms,
-            derivative=lambda t: -_log((1.0 / t + 1.0) / 2) / 2,
-            inverse_derivative=lambda u: 1.0 / (2.0 * _exp(-2.0 * u) - 1.0),
+            terms=terms.js,
+            derivative=lambda t: -terms.log1p((1.0 - t) / t / 2) / 2,
+            inverse_derivative=lambda u: 1.0 / (1.0 + 2.0 * terms.expm1(-2.0 * u)),
             at_zero=math.log(2) / 2,
             slope_at_zero=-math.inf,
             slope_at_infinity=math.log(2) / 2,
@@ -259,27 +256,21 @@ def alpha_divergence(order: float) -> Divergence:
     a = float(order)
     if not math.isfinite(a):
         raise InputError(f"alpha: expected a finite order; got {order}")
-    if a in (0.0, 1.0):
+    if a == 1.0 or abs(a) < LEAST_ORDER:
         return DIVERGENCES["kl" if a == 1 else "reverse_kl"]
-
-    def terms(x: Array, y: Array) -> Array:
-        # each form is exact where the other cancels: at order 0 and at order 1
-        xp = array_namespace(x, y)
-        log_ratio = xp.log(x / y)
-        if a < 0.5:
-            return (y * xp.expm1(a * log_ratio) / a - (x - y)) / (a - 1)
-        return (x * xp.expm1((a - 1) * log_ratio) / (a - 1) - (x - y)) / a
-
+    name = f"alpha={int(a)}" if a == int(a) else f"alpha={a!r}"
+    # as powers the program is a small difference of large numbers there
+    solvable = min(abs(a), abs(a - 1)) >= LEAST_PROGRAM_ORDER
     return Divergence(
-        name=f"alpha={a:g}",
-        label=f"alpha={a:g} divergence(output, target)",
-        terms=terms,
-        derivative=lambda t: array_namespace(t).expm1((a - 1) * _log(t)) / (a - 1),
-        inverse_derivative=lambda u: (1.0 + (a - 1) * u) ** (1 / (a - 1)),
+        name=name,
+        label=f"{name} divergence(output, target)",
+        terms=lambda x, y: terms.alpha(x, y, a),
+        derivative=lambda t: terms.expm1((a - 1) * terms.log(t)) / (a - 1),
+        inverse_derivative=lambda u: terms.exp(terms.log1p((a - 1) * u) / (a - 1)),
         at_zero=1 / a if a > 0 else math.inf,
         slope_at_zero=-1 / (a - 1) if a > 1 else -math.inf,
         slope_at_infinity=math.inf if a > 1 else 1 / (1 - a),
-        program=lambda cp, x, y: _alpha_program(cp, x, y, a),
+        program=(lambda cp, x, y: _alpha_program(cp, x, y, a)) if solvable else None,
     )
 
 
@@ -295,7 +286,11 @@ def f_divergence(
 ) -> Divergence:
     """Make a divergence of your own convex f.
 
-    D(output, target) = sum target f(output / target).
+    D(output, target) = sum target f(output / target). Between laws that nearly agree it has the digits that your f has
+    near 1, about 1e-16 of its values there; the rows of the table have twelve digits everywhere.
+
+    f and f' are checked at some 20,000 ratios from 1e-6 to 1e6, denser around 1: f' must not decrease, and every chord
+    must lie between the slopes at its ends. What lies wholly between two of them, or beyond, is not seen.
 
     Parameters
     ----------
@@ -308,18 +303,18 @@ def f_divergence(
         f(0), f'(0), f'(infinity); by default what `function` and `derivative` return there.
     strictly_convex
         Say so if it is: certificates then state that the best law is unique.
+        Where f is flat around 1, other laws than the target have divergence 0, and less rejection than TV has it too.
 
     Raises
     ------
     InputError
-        f(1) is not 0, an end that cannot be evaluated, a derivative that decreases or is not the slope of f.
+        f(1) is not 0, an end that cannot be evaluated, a derivative that decreases or is not the slope of f, or that
+        is constant near 1 with `strictly_convex`.
     """
     with np.errstate(all="ignore"):
-        ratios = np.logspace(-6, 6, 241)
         ends, one = np.array([0.0, math.inf]), np.array([1.0])
         f_one, slope_one = (float(np.asarray(each(one))[0]) for each in (function, derivative))
         found = (np.asarray(function(ends[:1]))[0], *np.asarray(derivative(ends)))
-        values, slopes = np.asarray(function(ratios)), np.asarray(derivative(ratios))
     given = (at_zero, slope_at_zero, slope_at_infinity)
     labels = ("at_zero", "slope_at_zero", "slope_at_infinity")
     limits = {key: float(f if g is None else g) for key, g, f in zip(labels, given, found, strict=True)}
@@ -328,15 +323,13 @@ def f_divergence(
             raise InputError(f"{name}: f or f' gives NaN at its end; pass {key}=, a number or infinity")
     if not abs(f_one) <= 1e-12:
         raise InputError(f"{name}: expected f(1) = 0; got {f_one:.6g}; subtract it")
-    if not (np.isfinite(values).all() and np.isfinite(slopes).all()):
-        raise InputError(f"{name}: expected f and f' finite on (0, infinity); got NaN or infinity between 1e-6 and 1e6")
-    # chords of a convex f lie between the slopes at their ends; 1e-6 is the rounding of a difference of values
-    chords = np.diff(values) / np.diff(ratios)
-    slack = 1e-6 * (1 + np.abs(slopes))
-    if (np.diff(slopes) < -slack[1:]).any():
-        raise InputError(f"{name}: expected a convex f; its derivative decreases; check the formula")
-    if ((chords < slopes[:-1] - slack[:-1]) | (chords > slopes[1:] + slack[1:])).any():
-        raise InputError(f"{name}: expected the derivative of f; it is not the slope of f; check the formula")
+    check_convex(name, function, derivative)
+    flat = flat_interval(derivative, slope_one)
+    if strictly_convex and flat != (1.0, 1.0):
+        raise InputError(
+            f"{name}: expected a strictly convex f; got one that is straight from {flat[0]:.6g} to {flat[1]:.6g}; "
+            "leave strictly_convex out"
+        )
 
     def shifted(ratio: Array) -> Array:
         return derivative(ratio) - slope_one
@@ -351,6 +344,7 @@ def f_divergence(
         slope_at_zero=limits["slope_at_zero"] - slope_one,
         slope_at_infinity=limits["slope_at_infinity"] - slope_one,
         strictly_convex=strictly_convex,
+        flat=flat,
     )
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from solvers.arrays import ROUNDING, Array, like, mass, to_numpy
+from solvers.arrays import ROUNDING, Array, like, mass, positive_part, to_numpy
 from solvers.divergences import Divergence, total_variation
 from solvers.roots import monotone_root
 
@@ -59,6 +59,7 @@ class SortedFront:
         xp = array_namespace(draft, target)
         self.divergence = divergence
         self.total_variation = to_numpy(total_variation(draft, target))[:, None]
+        self.free_rejection = self._free_rejection(draft, target)
         known, zero = target > 0, xp.zeros_like(draft)
         self.off_support = to_numpy(mass(xp.where(known, zero, draft)))[:, None]
         ratio = xp.where(known, draft / xp.where(known, target, zero + 1.0), zero + xp.inf)
@@ -71,6 +72,15 @@ class SortedFront:
         self._floor = _side(ratio, target, xp.where(ratio < 1, terms, zero), zero[:, :1])
         ratio, target, terms = (xp.flip(each, axis=-1) for each in (ratio, target, terms))
         self._ceiling = _side(ratio, target, xp.where(ratio > 1, terms, zero), like(self.off_support, draft))
+
+    def _free_rejection(self, draft: Array, target: Array) -> np.ndarray:
+        """The least rejection at divergence 0: TV, unless f is flat on both sides of 1."""
+        if self.divergence.zero_is_equality:
+            return self.total_variation
+        low, high = self.divergence.flat
+        gained = mass(positive_part(low * target - draft))
+        lost = mass(positive_part(draft - high * target)) if np.isfinite(high) else 0 * gained
+        return np.minimum(np.maximum(to_numpy(gained), to_numpy(lost))[:, None], self.total_variation)
 
     def levels(self, rejection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Floor and ceiling; the ceiling is infinite below the draft's mass off the target's support."""
@@ -95,9 +105,11 @@ class SortedFront:
             return value + np.where(leaked > 0, leaked * f.slope_at_infinity, 0.0)
 
     def rejection_at_price(self, price: np.ndarray) -> np.ndarray:
-        """The rejection that minimises divergence + price * rejection."""
+        """The rejection that minimises divergence + price * rejection; TV, which is lossless, where it costs nothing."""
         finite = np.minimum(price, HIGHEST_PRICE)
-        return self._root(lambda rejection: finite - self.price(rejection), price)
+        return np.where(
+            price > 0, self._root(lambda rejection: finite - self.price(rejection), price), self.total_variation
+        )
 
     def is_straight(self) -> bool:
         """Whether all fronts are lines of one slope, as in TV, so that it does not matter which row rejects."""
@@ -111,7 +123,7 @@ class SortedFront:
         """The least rejection whose divergence is at most this; 0, the draft itself, if the draft's is."""
         root = self._root(lambda rejection: divergence - self.least_divergence(rejection), divergence)
         # the front is flat at its end, where many rejections have a divergence of 0 within rounding
-        root = np.where(divergence > 0, root, self.total_variation)
+        root = np.where(divergence > 0, np.minimum(root, self.free_rejection), self.free_rejection)
         return np.where(np.isinf(divergence), 0.0, root)
 
     def breakpoints(self) -> np.ndarray:
@@ -124,9 +136,9 @@ class SortedFront:
         return np.sort(np.concatenate([*inner, *ends], axis=-1), axis=-1)
 
     def _leaked(self, rejection: np.ndarray) -> np.ndarray:
-        """Draft mass off the target's support that is not rejected; a rounding is no leak."""
+        """Draft mass off the target's support that is not rejected; a rounding is no leak, unless nothing is rejected."""
         left = self.off_support - rejection
-        return np.where(left > ROUNDING, left, 0.0)
+        return np.where(left > np.where(rejection > 0, ROUNDING, 0.0), left, 0.0)
 
     def _root(self, function: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray) -> np.ndarray:
         low = np.zeros(np.broadcast_shapes(self.total_variation.shape, wanted.shape))
@@ -136,7 +148,7 @@ class SortedFront:
         # no last step unseen: a price may fall from 1e20 to 10 within a rounding, and gently from there on
         root = monotone_root(function, low=low, high=high).value
         # at the end of a leak the price jumps: on its wrong side by a rounding, the leak may cost infinity
-        at_leak = np.abs(root - self.off_support) <= 2 * ROUNDING
+        at_leak = (self.off_support > ROUNDING) & (np.abs(root - self.off_support) <= 2 * ROUNDING)
         return np.where(at_leak, np.minimum(self.off_support, self.total_variation), root)
 
     def _places(self, rejection: np.ndarray) -> tuple[_Place, _Place]:

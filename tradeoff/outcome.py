@@ -186,8 +186,7 @@ def _output(sampled: Array, acceptance: Array, residual: "Array | ResidualKernel
     """Rejection, `[...]`, and output law, `[..., vocab]`."""
     xp = array_namespace(sampled)
     accepted = acceptance * sampled
-    rejection = 1.0 - mass(accepted)
-    rejection = xp.where(rejection > 0, rejection, xp.zeros_like(rejection))
+    rejection = positive_part(mass(sampled - accepted))  # nothing where all is accepted, not a rounding of 1 - sum
     if isinstance(residual, ResidualKernel):
         replaced = residual.mixture(sampled - accepted)
     elif residual.ndim == sampled.ndim:

@@ -256,7 +256,7 @@ class ParetoFront:
         draft, target, restored = self.problem.draft, self.problem.target, self.problem.restored
         xp = array_namespace(draft)
         accepted = acceptance * draft
-        rejection = positive_part(1.0 - mass(accepted))
+        rejection = positive_part(mass(draft - accepted))  # nothing where all is accepted, not a rounding of 1 - sum
         output = accepted + xp.expand_dims(rejection, axis=-1) * residual
         if budget is None:
             budget = rejection if self.weights is None else xp.sum(self.weights * rejection)
@@ -308,7 +308,7 @@ def solve_pareto(
     ----------
     draft, target
         Laws `[..., vocab]`, of any array-API library, any floating type; results come back as the same kind, laws
-        in the same floating type, row quantities in float64.
+        in the same floating type but float32 at least, row quantities in float64. Gradients are not tracked.
     divergence
         "tv", "kl" (output to target), "reverse_kl" (target to output), "chi2", "reverse_chi2", "hellinger", "js",
         "alpha=<order>", or your own from `f_divergence`.

@@ -27,7 +27,8 @@ class Problem:
     draft, target
         Laws `[..., vocab]`, float64, non-negative, summing to 1 (rescaled from within the tolerance).
     dtype
-        The floating type laws are given back in.
+        The floating type laws are given back in: the caller's, but float32 at least. A rule in bfloat16 or float16
+        is not the rule that was solved for: its acceptance alone is off by 1e-3.
     """
 
     draft: Array
@@ -76,23 +77,30 @@ def validated(draft: Array, target: Array, *, normalise: bool = False, draft_nam
     if draft.ndim == 0 or 0 in draft.shape:
         raise InputError(f"laws: expected at least one token, [..., vocab]; got shape {tuple(draft.shape)}")
     dtype = xp.result_type(draft, target)
+    if xp.isdtype(dtype, "bool"):
+        raise InputError("laws: expected real numbers; got booleans; pass probabilities")
     floating = xp.isdtype(dtype, "real floating")
     if not floating and not xp.isdtype(dtype, "integral"):
         raise InputError(f"laws: expected real numbers; got {dtype}; pass probabilities")
     return Problem(
         draft=_checked(draft, draft_name, normalise),
         target=_checked(target, "target", normalise),
-        dtype=dtype if floating else xp.float64,
+        dtype=xp.result_type(dtype, xp.float32) if floating else xp.float64,
     )
 
 
 def _as_array(law: Any, name: str) -> Array:
     if is_array_api_obj(law):
-        return law
+        return without_gradient(law)
     try:
         return np.asarray(law)
     except ValueError:
         raise InputError(f"{name} law: expected rows of equal length, [..., vocab]; got ragged nested lists") from None
+
+
+def without_gradient(array: Array) -> Array:
+    """The same numbers, off the graph of a tensor that requires grad: levels are solved for outside of it."""
+    return array.detach() if getattr(array, "requires_grad", False) else array
 
 
 def _checked(law: Array, name: str, normalise: bool) -> Array:

@@ -118,7 +118,9 @@ class SequencePoint:
 
         walk = walked(self.problem, checked)
         rejections = float(walk.step_rejections.sum())
-        bound = bellman_bound(self.problem, self.floor, self.price) - self.price * rejections
+        bound = 0.0  # what no price proves
+        if 0 <= self.price < np.inf:
+            bound = bellman_bound(self.problem, self.floor, self.price) - self.price * rejections
         return Certificate(
             value=np.asarray(walk.step_kl.sum()),
             bound=np.asarray(max(bound, 0.0)),
