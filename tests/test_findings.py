@@ -378,7 +378,7 @@ def test_a_process_does_its_share_and_leaves_pairwise_judges_to_the_first(tiny_s
     part.mkdir()
     shutil.copy(whole / "calibration.json", part)
     assert tiny_study(part, second).run([], forced=True) is None
-    mine = batches(read_cells(part / "calibration.json"), 3, study.configuration)[1::2]
+    mine = batches(read_cells(part / "calibration.json", study.configuration), 3, study.configuration)[1::2]
     written = rows(part / "texts.parts" / "0001.jsonl")
     assert [text_key(row) for row in written] == [key for batch in mine for key in batch.keys]
     shutil.copy(whole / "texts.jsonl", part)
