@@ -42,6 +42,16 @@ def number(row):
     return row["number"]
 
 
+def refusal(call):
+    """The line of a refusal; None if there was none."""
+    try:
+        call()
+    except InputError as error:
+        (line,) = str(error).splitlines()
+        return line
+    return None
+
+
 @pytest.fixture
 def path(tmp_path):
     append_rows(tmp_path / "rows.jsonl", ROWS, "things")
@@ -306,11 +316,9 @@ def test_no_accident_to_a_study_s_files_changes_its_results(study, name, acciden
     if name == "calibration_texts.jsonl":  # only then are they read
         (study.folder / "calibration.json").unlink()
     file.write_bytes(accident(file.read_bytes(), kind, at, to, piece))
-    try:
-        assert study.run() == study.results
-    except InputError as error:
-        assert "\n" not in str(error)
-        assert name.rpartition("/")[2] in str(error)
+    found = []
+    said = refusal(lambda: found.append(study.run()))
+    assert found == [study.results] if said is None else name.rpartition("/")[2] in said
 
 
 @settings(max_examples=400)
@@ -318,10 +326,7 @@ def test_no_accident_to_a_study_s_files_changes_its_results(study, name, acciden
 def test_what_is_read_of_a_damaged_file_was_written(tmp_path_factory, accident, kind, at, to, piece):
     file = tmp_path_factory.getbasetemp() / "damaged.jsonl"
     file.write_bytes(accident(row_lines(ROWS, "things"), kind, at, to, piece))
-    try:
-        found = read_keyed(file, "things", number)
-    except InputError as error:
-        assert "damaged.jsonl, line" in str(error)
-        assert "\n" not in str(error)
-    else:
-        assert all(row == ROWS[which] for which, row in found.items())
+    found = {}
+    said = refusal(lambda: found.update(read_keyed(file, "things", number)))
+    assert said is None or "damaged.jsonl, line" in said
+    assert all(row == ROWS[which] for which, row in found.items())
