@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from decoding import embedded
 from decoding.cli import app
 from decoding.evaluation.comparison import texts
+from decoding.evaluation.files import locked
+from solvers.errors import InputError
 
 SMALL = [
     "--limit=3",
@@ -51,6 +53,7 @@ def test_every_rule_has_a_result_row_with_its_stamp(whole):
         assert row["texts"] == 6
         assert (row["settings"]["seed"], row["settings"]["dtype"], row["settings"]["device"]) == (0, "float32", "cpu")
         assert row["stamp"]["versions"]["torch"]
+        assert not {"time", "threads"} & row["stamp"].keys()
         if row["rule"] != "SpeculativeSampling":
             assert abs(row["calibration"]["rejection"] - 0.1) < 1e-4
     assert found[0]["means"]["kl"]["value"] < 1e-9
@@ -97,11 +100,43 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_rows(whole, tmp_path,
 
 def test_a_finished_run_is_not_run_again(whole):
     out, _ = whole
-    before = (out / "samples.jsonl").read_text()
+    names = ("samples.jsonl", "results.jsonl", "comparison.png")
+    before = [(out / name).read_bytes() for name in names]
+    with locked(out):
+        second = compare(*SMALL, f"--out={out}")
+    assert second.exit_code == 2
+    assert "where one is at work" in second.output
     again = compare(*SMALL, f"--out={out}")
     assert again.exit_code == 0
     assert "0 to write" in again.output
-    assert (out / "samples.jsonl").read_text() == before
+    assert [(out / name).read_bytes() for name in names] == before
+    assert json.loads((out / "stamp.json").read_text())["time"]
+
+
+def test_doubled_and_foreign_rows_are_told_and_not_counted(tmp_path):
+    settings = texts.Settings(
+        pair="a",
+        prompts=("b",),
+        rejection=(0.1,),
+        samples=2,
+        max_new_tokens=4,
+        draft_length=2,
+        calibration_positions=9,
+        seed=0,
+        dtype="float32",
+        device="cpu",
+    )
+    folder = texts.Folder(tmp_path, settings)
+    found = [{"prompt": 0, "sample": sample, "cell": "c", "kl": 0.1} for sample in range(2)]
+    for row in found:
+        folder.append(row)
+    wanted = {(0, 0, "c"), (0, 1, "c")}
+    assert list(folder.rows(wanted).values()) == found
+    with pytest.raises(InputError, match=r"expected texts of this comparison; got one of \(0, 1, 'c'\)"):
+        folder.rows({(0, 0, "c")})
+    folder.append(found[0])
+    with pytest.raises(InputError, match=r"samples.jsonl, line 3: expected every row once; line 1 is of \(0, 0, 'c'\)"):
+        folder.rows(wanted)
 
 
 @pytest.mark.parametrize("other", ["--seed=1", "--dtype=bfloat16", "--draft-length=3"])

@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest
 from study_files import rows
 from tiny import DRAFT, TARGET, law_after
+from tiny_study import DRAFTED, LOSSLESS, OPT, PAIR, PLAIN, TEMPERATURE, UNO, Asked, study_in
 
 import decoding
 from decoding.evaluation.judges import Judgement
@@ -25,30 +26,13 @@ from decoding.evaluation.study.cells import Cell, calibrated_cells, read_cells
 from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
 from decoding.evaluation.study.judging import Case, ask, cases, judge_hash, judgement_table, unanswered
 from decoding.evaluation.study.processes import Alone
-from decoding.evaluation.study.run import Study
 from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import batches, finite, text_key, write_texts
 from decoding.evaluation.study.token_costs import token_costs
-from decoding.pairs import Pair
 from solvers.errors import InputError
 from tradeoff import evaluate
 from tradeoff.rules import DecodingUNO, SpeculativeSampling
 
-OPT, UNO, DRAFTED, LOSSLESS = "decoding_opt", "decoding_uno", "decoding_uno:residual=draft", "speculative_sampling"
-TEMPERATURE = 0.7
-PLAIN = settings.Configuration(
-    pair=settings.PairSettings(),
-    prompts=settings.PromptSettings(),
-    texts=settings.TextSettings(samples=2, max_new_tokens=6, temperature=TEMPERATURE, batch_size=2),
-    rules=(OPT, UNO, DRAFTED, LOSSLESS),
-    at=("epsilon", (0.1, 0.2)),
-    against=OPT,
-    calibration=settings.CalibrationSettings(positions=20, tolerance=0.04),
-    judges=(),
-    examples=1,
-    seed=3,
-    published=(),
-)
 CELLS = [Cell(rule=LOSSLESS, level=None, knob={}, calibrated=0.3, standard_error=0.01)] + [
     Cell(rule=rule, level=level, knob={"epsilon": value}, calibrated=0.2, standard_error=0.01)
     for level, value in (("epsilon 0.1", 0.1), ("epsilon 0.2", 0.2))
@@ -57,32 +41,7 @@ CELLS = [Cell(rule=LOSSLESS, level=None, knob={}, calibrated=0.3, standard_error
 FIRST, SECOND, THIRD = (cell.label for cell in CELLS[1:4])
 
 
-class Letters:
-    """A tokenizer of one letter a token."""
-
-    chat_template = None
-
-    def __call__(self, text, return_tensors, verbose, add_special_tokens):
-        return SimpleNamespace(input_ids=torch.tensor([["abcde".index(letter) for letter in text]]))
-
-    def decode(self, tokens, skip_special_tokens):
-        return "".join("abcde"[token] for token in tokens)
-
-
-PAIR = Pair(target=TARGET, draft=DRAFT, tokenizer=Letters(), name="tiny")
 PROMPTS = [torch.tensor([[1, 3]]), torch.tensor([[2, 1, 4]])]
-
-
-class Asked:
-    """A judge that keeps what it was asked, and answers with a given list in turn, or always 1."""
-
-    def __init__(self, *, pairwise, answers=(), name="asked", told=None):
-        self.pairwise, self.name, self.settings = pairwise, name, told or {"kind": name}
-        self.questions, self._answers = [], iter(answers)
-
-    def judge(self, questions):
-        self.questions += questions
-        return [next(self._answers, Judgement(score=1.0)) for _ in questions]
 
 
 def written_alone(prompt, generator, temperature, rule=None):
@@ -356,14 +315,7 @@ def test_texts_at_a_temperature_are_generated_and_charged_at_it(monkeypatch):
 
 @pytest.fixture
 def tiny_study(tmp_path):
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("bd\nbce\nd\n")
-    configuration = replace(PLAIN, rules=(OPT, UNO), prompts=settings.PromptSettings(source=str(prompts)))
-
-    def made(folder, processes):
-        return Study(configuration, folder, processes=processes, load=lambda: PAIR)
-
-    return made
+    return lambda folder, processes: study_in(folder, tmp_path / "prompts.txt", processes)
 
 
 def test_a_process_does_its_share_and_leaves_pairwise_judges_to_the_first(tiny_study, tmp_path, monkeypatch):
@@ -378,7 +330,7 @@ def test_a_process_does_its_share_and_leaves_pairwise_judges_to_the_first(tiny_s
     part.mkdir()
     shutil.copy(whole / "calibration.json", part)
     assert tiny_study(part, second).run([], forced=True) is None
-    mine = batches(read_cells(part / "calibration.json"), 3, study.configuration)[1::2]
+    mine = batches(read_cells(part / "calibration.json", study.configuration), 3, study.configuration)[1::2]
     written = rows(part / "texts.parts" / "0001.jsonl")
     assert [text_key(row) for row in written] == [key for batch in mine for key in batch.keys]
     shutil.copy(whole / "texts.jsonl", part)

@@ -1,5 +1,6 @@
 """`tradeoff map`: every rule on the same positions, none below the front, ranks, resumption, errors."""
 
+import json
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from map_files import ROWS, kind, logits_file, rows, run
 from tolerances import assert_close
 
+from decoding.evaluation.files import locked
 from decoding.evaluation.position_file import read_logits
 from decoding.evaluation.rule_map import mapper
 from decoding.evaluation.rule_map.mapper import DIVERGENCES
@@ -44,10 +46,6 @@ def points(found):
     return [point for row in kind(found, "curve") for point in row["points"]] + [
         row for row in kind(found, "rate") if row["reached"] is not None
     ]
-
-
-def bare(found):
-    return [{name: value for name, value in row.items() if name != "stamp"} for row in found]
 
 
 def test_every_rule_of_one_token_is_on_the_map_once(whole):
@@ -189,13 +187,40 @@ def test_an_interrupted_map_goes_on_and_ends_with_the_same_rows(file, tmp_path, 
         torn.write('{"kind": "curve", "rule": "ma')
     again = run(*arguments, f"--out={partial}")
     assert f"{there} rows are there" in again.output
-    assert bare(rows(partial)) == bare(rows(whole))
+    for name in ("map.jsonl", "map.png", "map.html"):
+        assert (partial / name).read_bytes() == (whole / name).read_bytes()
+    assert json.loads((partial / "stamp.json").read_text())["time"]
     before = (partial / "map.jsonl").read_text()
     assert "0 to make" in run(*arguments, f"--out={partial}").output
     # rules and rates can be added: what is there stays
     more = run(arguments[0], FEW + ",ensemble", "--rejection=0.1,0.05", f"--out={partial}")
     assert more.exit_code == 0
     assert (partial / "map.jsonl").read_text().startswith(before)
+
+
+def test_one_run_at_a_time_and_every_row_once(file, tmp_path):
+    arguments = (f"--positions={file}", "--rules=lenience", "--rejection=0.1", f"--out={tmp_path}")
+    with locked(tmp_path):
+        second = run(*arguments)
+    assert second.exit_code == 2
+    assert "where one is at work" in second.output
+    assert not (tmp_path / "map.jsonl").exists()
+    assert run(*arguments).exit_code == 0
+    written = (tmp_path / "map.jsonl").read_bytes()
+    first, _, rest = written.partition(b"\n")
+    for broken, message in (
+        (written + first + b"\n", "line 9: expected every row once; line 1 is of ('front', 'tv') too"),
+        (first + b"\n\\\n" + rest, "line 2: expected a row of map as it was written"),
+        (written.replace(b'"rejection": 0.', b'"rejection": 1.', 1), "a row that was changed"),
+    ):
+        (tmp_path / "map.jsonl").write_bytes(broken)
+        result = run(*arguments)
+        assert result.exit_code == 2
+        (line,) = [line for line in result.output.splitlines() if line.startswith("error:")]
+        assert message in line
+    (tmp_path / "map.jsonl").write_bytes(written)
+    (tmp_path / "settings.json").unlink()
+    assert "expected settings.json beside" in run(*arguments).output
 
 
 @pytest.mark.parametrize("other", ["--temperature=0.7", "--greedy-draft", "--seed=1", "--count=20"])

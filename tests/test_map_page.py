@@ -85,6 +85,7 @@ def test_the_page_asks_nothing_of_a_network(made):
     assert len(own) < 300_000 < 1_000_000 < len(page) < 8_000_000
     for outside in ("http:", "https:", "src=", "href=", "@import", "url(", "<link", "<img", "<iframe"):
         assert outside not in own, outside
+    assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:\">" in own
     # a button of plotly.js 4 uploads the figure: it must be off
     assert '"showSendToCloud": false' in own
 

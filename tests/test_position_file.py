@@ -99,6 +99,18 @@ def test_an_interrupted_collection_goes_on_behind_the_last_whole_text(whole, tmp
     assert [each.name for each in path.parent.iterdir()] == ["positions.npz"]
 
 
+@pytest.mark.parametrize("written", [None, b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"null"])
+def test_parts_that_do_not_tell_their_settings_are_refused(tmp_path, written):
+    path = tmp_path / "positions.npz"
+    with pytest.raises(ZeroDivisionError):
+        collect(path, progress=lambda size: 1 // 0)
+    settings = path.with_suffix(".parts") / "settings.json"
+    settings.unlink() if written is None else settings.write_bytes(written)
+    for refused in (stored_logits, lambda path, settings: collect(path, settings)):
+        with pytest.raises(InputError, match=r"positions.parts: expected positions of these settings.*or delete it"):
+            refused(path, SETTINGS)
+
+
 def test_a_merge_that_was_interrupted_is_cleared_away(whole, tmp_path, monkeypatch):
     path = tmp_path / "positions.npz"
     with monkeypatch.context() as patch:

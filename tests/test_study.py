@@ -152,12 +152,14 @@ def test_the_reports_hold_every_cell_and_judge(whole):
 
 def test_a_finished_study_loads_no_model_and_changes_no_byte(whole, monkeypatch):
     configuration, out, _ = whole
-    before = contents(out)
+    before, results = contents(out), (out / "results.jsonl").read_bytes()
     monkeypatch.setattr(command, "load", lambda *_: pytest.fail("a model was loaded again"))
     again = evaluate(configuration, f"--out={out}")
     assert again.exit_code == 0, again.output
     assert f"{TEXTS} texts are there, 0 to write" in again.output
     assert contents(out) == before
+    assert (out / "results.jsonl").read_bytes() == results
+    assert json.loads((out / "stamp.json").read_text())["time"]
 
 
 def test_an_infinite_cost_of_a_token_is_null_and_read_back(monkeypatch):

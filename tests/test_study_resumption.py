@@ -1,6 +1,5 @@
 """A study that is interrupted, killed, shared out or run again ends with the same bytes, and asks nobody twice."""
 
-import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 import pytest
 from study_files import ALONE, SMALL, TEXTS, contents, evaluate, finished, rows, started, written
 
+from decoding.evaluation.files import read_rows, row_lines
 from decoding.evaluation.judges import Judgement
 from decoding.evaluation.study import calibration_texts, judging
 from decoding.evaluation.study.configuration import read_configuration
@@ -165,7 +165,8 @@ def test_answers_of_a_judge_under_other_settings_are_refused(whole, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(complete, out)
     file = out / "judgements" / "sequence_kl.jsonl"
-    file.write_text(re.sub('"judge_settings": "[0-9a-f]+"', '"judge_settings": "0123456789abcdef"', file.read_text()))
+    others = [row | {"judge_settings": "0123456789abcdef"} for row in read_rows(file, file.stem)]
+    file.write_bytes(row_lines(others, file.stem))
     refused = evaluate(configuration, f"--out={out}")
     assert refused.exit_code == 2
     assert "judge sequence_kl: expected answers given under these settings" in refused.output

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from decoding.evaluation.files import locked
 from decoding.evaluation.study.processes import Alone, device_here, processes_here, share
-from decoding.evaluation.study.store import Table, locked
+from decoding.evaluation.study.store import Table
 from solvers.errors import InputError
 
 
@@ -34,7 +35,7 @@ ORDER = [(cell, number) for cell in "ab" for number in range(6)]
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
 def test_merged_bytes_do_not_depend_on_who_wrote_what(tmp_path, processes):
-    alone, several = Table(tmp_path / "alone.jsonl", key), Table(tmp_path / "several.jsonl", key)
+    alone, several = (Table(tmp_path / who / "rows.jsonl", key) for who in ("alone", "several"))
     for each in ORDER:
         alone.append([row(*each)], rank=0)
     for rank in range(processes):
@@ -88,7 +89,7 @@ def test_a_killed_run_leaves_its_folder_free(tmp_path):
     code = """
         import sys, time
         from pathlib import Path
-        from decoding.evaluation.study.store import locked
+        from decoding.evaluation.files import locked
         with locked(Path(sys.argv[1])):
             print("locked", flush=True)
             time.sleep(60)

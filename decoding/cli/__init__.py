@@ -4,12 +4,13 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from decoding.cli.compare import compare_rules
 from decoding.cli.evaluate import evaluate_rules
 from decoding.cli.front import show_front
+from decoding.cli.output import open_streams
 from decoding.cli.rule_map import map_rules
+from decoding.cli.terminal import one_line_errors, screen
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("front")(show_front)
@@ -20,7 +21,8 @@ app.command("evaluate")(evaluate_rules)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        Console().print(f"tradeoff {version('tradeoff')}")
+        with one_line_errors("interrupted"):
+            screen().print(f"tradeoff {version('tradeoff')}")
         raise typer.Exit
 
 
@@ -35,4 +37,5 @@ def _root(
 
 def main() -> None:
     """Entry point of the `tradeoff` command."""
+    open_streams()
     app()

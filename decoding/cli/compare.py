@@ -46,6 +46,7 @@ def compare_rules(
             raise InputError(f"limit: expected at least 1; got {limit}")
         from decoding import embedded
         from decoding.evaluation.comparison.texts import Folder, Settings
+        from decoding.evaluation.files import locked
         from decoding.evaluation.positions import encode_prompts
         from decoding.evaluation.prompts import read_prompts
 
@@ -65,28 +66,38 @@ def compare_rules(
             device=device,
         )
         encoded = encode_prompts(pair, texts, max_new_tokens)
-        _run(pair, encoded, settings, Folder(out, settings))
+        with locked(out):
+            _run(pair, encoded, settings, Folder(out, settings))
 
 
 def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "Folder") -> None:
     from decoding.evaluation.comparison.report import figure, print_table, write_rows
     from decoding.evaluation.comparison.summary import summarise
-    from decoding.evaluation.comparison.texts import calibrate_cells, calibration_steps, generate_rows, missing
+    from decoding.evaluation.comparison.texts import (
+        calibrate_cells,
+        calibration_steps,
+        generate_rows,
+        row_key,
+        texts_of,
+    )
+    from decoding.evaluation.stamp import write_stamp
 
     with progress_bars() as progress:
         task = progress.add_task("calibrating", total=calibration_steps(settings))
         cells = calibrate_cells(pair, prompts, settings, progress=lambda: progress.advance(task))
-        rows = folder.rows()
-        todo = missing(cells, settings, rows)
+        wanted = texts_of(cells, settings)
+        rows = folder.rows(wanted)
+        todo = {key: cell for key, cell in wanted.items() if key not in rows}
         if rows:
             say(f"going on in {folder.path}: {len(rows)} texts are there, {len(todo)} to write")
-        task = progress.add_task("writing texts", total=len(rows) + len(todo), completed=len(rows))
+        task = progress.add_task("writing texts", total=len(wanted), completed=len(rows))
         for row in generate_rows(pair, prompts, settings, todo):
             folder.append(row)
-            rows.append(row)
+            rows[row_key(row)] = row
             progress.advance(task)
-    results = summarise(rows, cells, prompts=len(prompts), seed=settings.seed)
+    results = summarise([rows[key] for key in wanted], cells, prompts=len(prompts), seed=settings.seed)
     write_rows(results, settings, folder.results)
+    write_stamp(folder.stamp)
     figure(results, settings, folder.figure)
     print_table(results, settings, screen())
     say(f"rows: {folder.results} (and every text in {folder.samples.name}); figure: {folder.figure}")

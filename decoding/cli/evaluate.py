@@ -62,6 +62,7 @@ def evaluate_rules(
 
 
 def _evaluate(configuration: "Configuration", out: Path, threads: int | None, *, forced: bool) -> None:
+    from decoding.evaluation.stamp import write_stamp
     from decoding.evaluation.study.judging import judges_of
     from decoding.evaluation.study.page import write_page
     from decoding.evaluation.study.processes import device_here, processes_here
@@ -83,6 +84,7 @@ def _evaluate(configuration: "Configuration", out: Path, threads: int | None, *,
     if results is None:
         return
     write_rows(results, out / "results.jsonl")
+    write_stamp(out / "stamp.json")
     figure(results, out / "report.png")
     write_markdown(results, out / "report.md")
     write_page(results, out / "report.html")

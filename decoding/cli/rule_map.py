@@ -46,6 +46,7 @@ def map_rules(
     the figure map.png, and map.html, a page to explore without a network.
     """
     with one_line_errors("interrupted; finished texts and rows are kept, the same command goes on from there"):
+        from decoding.evaluation.files import locked
         from decoding.evaluation.rule_map.options import MapOptions
 
         options = MapOptions.checked(numbers(rejection), rules, temperature, greedy_draft=greedy_draft, seed=seed)
@@ -56,7 +57,8 @@ def map_rules(
 
             logits = read_logits(positions)
             logits = logits if count is None else logits.first(count)
-            _map(positions.name, logits, options, out)
+            with locked(out):
+                _map(positions.name, logits, options, out)
             return
         from decoding import embedded
         from decoding.evaluation.position_file import Collection
@@ -76,7 +78,8 @@ def map_rules(
             dtype=dtype,
             device=device,
         )
-        _map(collection.pair, _collected(collection, out / "positions.npz", threads), options, out)
+        with locked(out):
+            _map(collection.pair, _collected(collection, out / "positions.npz", threads), options, out)
 
 
 def _collected(collection: "Collection", path: Path, threads: int | None) -> "StoredLogits":
@@ -100,6 +103,7 @@ def _map(source: str, logits: "StoredLogits", options: "MapOptions", out: Path) 
     from decoding.evaluation.rule_map.options import MapFolder
     from decoding.evaluation.rule_map.page import write_page
     from decoding.evaluation.rule_map.report import figure, print_rankings, rank, smallest_excess
+    from decoding.evaluation.stamp import write_stamp
 
     positions, settings = options.positions(source, logits)
     folder, curves = MapFolder(out, settings), options.curves
@@ -117,6 +121,7 @@ def _map(source: str, logits: "StoredLogits", options: "MapOptions", out: Path) 
     rows, specs = list(mapper.rows.values()), [curve.spec for curve in curves]
     figure(rows, specs, settings, folder.figure)
     write_page(rows, specs, settings, folder.page)
+    write_stamp(folder.stamp)
     print_rankings([rank(rows, specs, rate) for rate in rates], settings, smallest_excess(rows), screen())
     for rate in options.rates:
         if rate not in rates:

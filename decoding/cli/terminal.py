@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from decoding.cli.output import Output
 from solvers.errors import InputError, SolverError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def screen() -> Console:
     """Return the console for tables."""
     # a file has room for every column; rich would take it for a terminal of 80
     roomy = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=1000 if roomy else None)
+    return Console(file=cast(IO[str], Output()), width=1000 if roomy else None)
 
 
 def say(line: str) -> None:

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from decoding.embedded import PROMPTS
+from decoding.evaluation.files import read_json
 from solvers.errors import InputError
 
 SEPARATOR = "<|endoftext|>"
@@ -330,7 +331,7 @@ def claim(work: Path, settings: dict[str, Any]) -> None:
     """
     work.mkdir(parents=True, exist_ok=True)
     path = work / "settings.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+    if path.exists() and read_json(path) != settings:
         raise InputError(f"{work} holds a run with other settings; name another folder with --work")
     path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 

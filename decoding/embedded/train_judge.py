@@ -26,7 +26,7 @@ from transformers import AutoModelForSequenceClassification
 from decoding.embedded import DRAFT, TARGET
 from decoding.embedded.train import SEPARATOR, SEPARATOR_ID, WINDOW, console, read_stories
 from decoding.evaluation.bootstrap import COVERAGE
-from decoding.evaluation.files import check_settings, replace_file
+from decoding.evaluation.files import check_settings, read_json, replace_file
 from decoding.huggingface import RewardScorer, hide_progress_bars, load_model, load_tokenizer
 from solvers.errors import InputError
 
@@ -310,7 +310,7 @@ def train_judge(text: Path, out: Path, recipe: JudgeRecipe, device: str) -> dict
     settings = asdict(recipe) | weights | {"text_sha256": digest}
     claim(out, settings)
     if (out / METRICS).exists():
-        return json.loads((out / METRICS).read_text(encoding="utf-8"))
+        return read_json(out / METRICS)
     tokenizer = load_tokenizer(str(recipe.target))
     kept = len(texts) - max(1, round(HELD_OUT * len(texts)))
     training, held_out = openings(texts[:kept], tokenizer), openings(texts[kept:], tokenizer)

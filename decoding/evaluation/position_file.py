@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decoding.evaluation.files import make_folder, replace_file
+from decoding.evaluation.files import make_folder, parsed, read_json, replace_file
 from decoding.law_file import LOGITS, checked_logits, read_arrays
 from solvers.errors import InputError
 
@@ -213,7 +211,7 @@ def collect_logits(
     arrays = _merged(parts, sizes)
     written: dict[str, Any] = arrays | {"settings": np.array(json.dumps(collection.to_dict()))}
     replace_file(path, lambda file: np.savez_compressed(file, **written))
-    shutil.rmtree(parts)
+    shutil.rmtree(parts, ignore_errors=True)  # `stored_logits` tries again
     return StoredLogits(
         **{name: arrays[name] for name in LOGITS}, prompt=_numbered(arrays["prompt"]), settings=collection.to_dict()
     )
@@ -236,12 +234,12 @@ def _finished(parts: Path) -> list[int]:
 
 
 def _read_part(path: Path) -> dict[str, np.ndarray] | None:
+    names = (*LOGITS, "prompt")
     try:
-        # numpy leaves a torn file open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in (*LOGITS, "prompt")}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        arrays = read_arrays(path, names)
+    except InputError:
         return None
+    return arrays if set(arrays) == set(names) else None
 
 
 def _merged(parts: Path, sizes: Sequence[int]) -> dict[str, np.ndarray]:
@@ -259,19 +257,21 @@ def _merged(parts: Path, sizes: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def _written_settings(parts: Path) -> dict[str, Any] | None:
-    """Of parts an interrupted run left; None if there are none."""
+    """Of parts an interrupted run left; None if there are none, empty if they do not tell."""
+    written = parts / "settings.json"
+    if not written.exists():
+        return {} if any(parts.glob("*.npz")) else None
     try:
-        return json.loads((parts / "settings.json").read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except ValueError:
+        found = read_json(written)
+    except InputError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _settings(array: np.ndarray | None) -> dict[str, Any] | None:
     try:
-        found = json.loads(str(array))
-    except ValueError:
+        found = parsed(str(array), "settings")
+    except InputError:
         return None
     return found if isinstance(found, dict) else None
 

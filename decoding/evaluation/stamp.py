@@ -1,5 +1,6 @@
-"""What a result row says about where it comes from."""
+"""What results say about where they come from."""
 
+import json
 import os
 import platform
 import subprocess
@@ -9,11 +10,29 @@ from pathlib import Path
 
 import torch
 
+from decoding.evaluation.files import replace_file
+
 
 def stamp() -> dict[str, object]:
-    """Time, commit (when run from a clone), versions, hardware and threads."""
+    """Time and threads of this run, and where it runs."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"time": now} | origin() | {"threads": torch.get_num_threads()}
+
+
+def write_stamp(path: Path) -> None:
+    """Write this run's stamp beside rows, which hold only what is the same in every run of a command.
+
+    Raises
+    ------
+    InputError
+        It cannot be written.
+    """
+    replace_file(path, lambda file: file.write(json.dumps(stamp(), indent=1).encode() + b"\n"))
+
+
+def origin() -> dict[str, object]:
+    """Commit (when run from a clone), versions and hardware."""
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": {name: version(name) for name in ("tradeoff", "torch", "transformers", "numpy", "cvxpy")}
         | {"python": platform.python_version()},
@@ -21,7 +40,6 @@ def stamp() -> dict[str, object]:
         # one that is there, not one that was used: what was used stands in the row's own settings
         "gpu_present": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
     }
 
 

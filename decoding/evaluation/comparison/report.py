@@ -17,7 +17,8 @@ from decoding.evaluation.bootstrap import Estimate
 from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
 from decoding.evaluation.comparison.summary import Result
 from decoding.evaluation.comparison.texts import Settings
-from decoding.evaluation.stamp import stamp
+from decoding.evaluation.files import replace_file
+from decoding.evaluation.stamp import origin
 
 COLOURS = {
     "DecodingUNO (draft)": "#8c2d19",
@@ -100,28 +101,29 @@ def _largest(results: Sequence[Result], of: Callable[[Calibration], float]) -> f
 
 def write_rows(results: Sequence[Result], settings: Settings, path: Path) -> None:
     """Write one stamped JSONL row per cell."""
-    stamped = stamp()
+    stamped = origin()
     configuration = asdict(settings) | {"prompts": len(settings.prompts)}
-    with path.open("w", encoding="utf-8") as file:
-        for result in results:
-            calibration = result.cell.calibration
-            row = {
-                "rule": calibration.family,
-                "knob": calibration.knob,
-                "requested_rejection": calibration.requested,
-                "calibration": {
-                    "rejection": calibration.rejection,
-                    "standard_error": calibration.standard_error,
-                    "divergences": calibration.divergences,
-                },
-                "texts": result.texts,
-                "means": {name: asdict(estimate) for name, estimate in result.means.items()},
-                "kl_over_common_price": None if result.kl_over_best is None else asdict(result.kl_over_best),
-                "opt_wins": None if result.opt_wins is None else asdict(result.opt_wins),
-                "settings": configuration,
-                "stamp": stamped,
-            }
-            file.write(json.dumps(row) + "\n")
+    lines = []
+    for result in results:
+        calibration = result.cell.calibration
+        row = {
+            "rule": calibration.family,
+            "knob": calibration.knob,
+            "requested_rejection": calibration.requested,
+            "calibration": {
+                "rejection": calibration.rejection,
+                "standard_error": calibration.standard_error,
+                "divergences": calibration.divergences,
+            },
+            "texts": result.texts,
+            "means": {name: asdict(estimate) for name, estimate in result.means.items()},
+            "kl_over_common_price": None if result.kl_over_best is None else asdict(result.kl_over_best),
+            "opt_wins": None if result.opt_wins is None else asdict(result.opt_wins),
+            "settings": configuration,
+            "stamp": stamped,
+        }
+        lines.append(json.dumps(row).encode() + b"\n")
+    replace_file(path, lambda file: file.writelines(lines))
 
 
 def figure(results: Sequence[Result], settings: Settings, path: Path) -> None:
@@ -153,7 +155,7 @@ def figure(results: Sequence[Result], settings: Settings, path: Path) -> None:
     left.set_title("What each rule gives away along its own text", fontsize=10)
     _bars_over_best(right, results, settings, families)
     drawn.suptitle(f"{settings.pair}, {len(settings.prompts)} prompts x {settings.samples} texts", fontsize=11)
-    drawn.savefig(path, dpi=150)
+    replace_file(path, lambda file: drawn.savefig(file, dpi=150, format="png"))
     plt.close(drawn)
 
 

@@ -1,15 +1,14 @@
 """The main job: every rule at the same mean rejection, on the same prompts and seeds, row by row, resumable."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
-from decoding.evaluation.files import append_rows, check_settings, read_rows
+from decoding.evaluation.files import Row, append_rows, check_settings, read_keyed
 from decoding.evaluation.positions import PLAIN_SAMPLING, collect_positions, seed_for
 from decoding.huggingface import generate
 from decoding.pairs import Pair
@@ -70,8 +69,17 @@ class Cell:
         return f"{family} at {requested!r}" if self.calibration.knob else family
 
 
+Key = tuple[int, int, str]
+"""Prompt, sample and cell of a text."""
+
+
+def row_key(row: Row) -> Key:
+    """Which text a row is of."""
+    return row["prompt"], row["sample"], row["cell"]
+
+
 class Folder:
-    """The output folder: settings, then one JSONL row per finished sample, never rewritten.
+    """The output folder, which `locked` keeps for one run: settings, then one JSONL row per finished sample.
 
     Raises
     ------
@@ -81,18 +89,31 @@ class Folder:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
-        check_settings(path, asdict(settings))
         self.samples = path / "samples.jsonl"
         self.results = path / "results.jsonl"
         self.figure = path / "comparison.png"
+        self.stamp = path / "stamp.json"
+        check_settings(path, asdict(settings), [self.samples])
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Samples written so far."""
-        return read_rows(self.samples)
+    def rows(self, wanted: Collection[Key]) -> dict[Hashable, Row]:
+        """Samples written so far.
 
-    def append(self, row: dict[str, Any]) -> None:
+        Raises
+        ------
+        InputError
+            A row is not as it was written, is there twice, or is of no text that is wanted.
+        """
+        found = read_keyed(self.samples, "samples", row_key)
+        for key in found:
+            if key not in wanted:
+                raise InputError(
+                    f"{self.samples}: expected texts of this comparison; got one of {key}; delete its line"
+                )
+        return found
+
+    def append(self, row: Row) -> None:
         """Add one finished sample."""
-        append_rows(self.samples, [row])
+        append_rows(self.samples, [row], "samples")
 
 
 def calibrate_cells(
@@ -120,23 +141,19 @@ def calibration_steps(settings: Settings) -> int:
     return settings.calibration_positions + len(settings.rejection) * len(FAMILIES)
 
 
-def missing(cells: Sequence[Cell], settings: Settings, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, Cell]]:
-    """(prompt, sample, cell) still to do; all cells of one text before the next, so a part is a fair part."""
-    done = {(row["prompt"], row["sample"], row["cell"]) for row in rows}
-    return [
-        (prompt, sample, cell)
+def texts_of(cells: Sequence[Cell], settings: Settings) -> dict[Key, Cell]:
+    """All texts and the cells that write them; every cell's before the next text, so a part is a fair part."""
+    return {
+        (prompt, sample, cell.label): cell
         for sample in range(settings.samples)
         for prompt in range(len(settings.prompts))
         for cell in cells
-        if (prompt, sample, cell.label) not in done
-    ]
+    }
 
 
-def generate_rows(
-    pair: Pair, prompts: Sequence[Tensor], settings: Settings, todo: Sequence[tuple[int, int, Cell]]
-) -> Iterator[dict[str, Any]]:
+def generate_rows(pair: Pair, prompts: Sequence[Tensor], settings: Settings, todo: Mapping[Key, Cell]) -> Iterator[Row]:
     """Generate the missing texts, one row each."""
-    for prompt, sample, cell in todo:
+    for (prompt, sample, _), cell in todo.items():
         output = generate(
             pair.target,
             pair.draft,

@@ -1,7 +1,7 @@
 """The map: every rule's knob swept on the same real positions, the front below all, ranks at equal rejection."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 
@@ -13,7 +13,7 @@ from decoding.evaluation.calibration import clustered_error
 from decoding.evaluation.files import as_json
 from decoding.evaluation.rule_map.front import MapFront, solve_front
 from decoding.evaluation.rule_map.options import Curve, MapSettings, Row
-from decoding.evaluation.stamp import stamp
+from decoding.evaluation.stamp import origin
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
 from tradeoff.positions import Positions, measure, rejections
@@ -48,13 +48,6 @@ def map_steps(curves: Sequence[Curve], rates: Sequence[float]) -> list[tuple[str
     return steps
 
 
-def row_key(row: Row) -> tuple[str, ...]:
-    """Which step a row is of."""
-    if row["kind"] == "front":
-        return "front", row["divergence"]
-    return (row["kind"], row["rule"]) if row["kind"] == "curve" else (row["kind"], row["rule"], repr(row["requested"]))
-
-
 class Mapper:
     """Makes rows, one after the other, from positions and the rows that are there.
 
@@ -65,13 +58,13 @@ class Mapper:
     settings
         Stamped into every row.
     rows
-        What was made before.
+        What was made before, by step.
     """
 
-    def __init__(self, positions: Positions, settings: MapSettings, rows: Sequence[Row]) -> None:
+    def __init__(self, positions: Positions, settings: MapSettings, rows: Mapping[Hashable, Row]) -> None:
         self.positions = positions
-        self.rows = {row_key(row): row for row in rows}
-        self._common = {"settings": asdict(settings), "stamp": stamp()}
+        self.rows = dict(rows)
+        self._common = {"settings": asdict(settings), "stamp": origin()}
         self._bootstrap = Bootstrap(positions.prompts, settings.seed)
         self._best_at = cache(self._solve_best)
         self._lossless = float(positions.total_variation.mean())

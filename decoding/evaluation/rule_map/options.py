@@ -1,18 +1,16 @@
 """What a map is asked for: rules, rejections, how logits become laws; and the folder its rows go to."""
 
 import math
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from decoding.evaluation.files import append_rows, check_settings, read_rows
+from decoding.evaluation.files import Row, append_rows, check_settings, read_keyed
 from decoding.evaluation.position_file import StoredLogits
 from solvers.errors import InputError
 from tradeoff.positions import Positions
 from tradeoff.rule import Rule
 from tradeoff.rules.registry import Family, Knob, available, families, family_from, from_spec
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,7 @@ class MapOptions:
 
 
 class MapFolder:
-    """The output folder: settings, one JSONL row per finished piece, a figure, a page.
+    """The output folder, which `locked` keeps for one run: settings, one JSONL row per piece, a figure, a page.
 
     Raises
     ------
@@ -117,15 +115,29 @@ class MapFolder:
     def __init__(self, path: Path, settings: MapSettings) -> None:
         self.path = path
         self.results, self.figure, self.page = (path / f"map.{kind}" for kind in ("jsonl", "png", "html"))
-        check_settings(path, asdict(settings))
+        self.stamp = path / "stamp.json"
+        check_settings(path, asdict(settings), [self.results])
 
-    def rows(self) -> list[Row]:
-        """Rows written so far."""
-        return read_rows(self.results)
+    def rows(self) -> dict[Hashable, Row]:
+        """Rows written so far, by the step they are of.
+
+        Raises
+        ------
+        InputError
+            A row is not as it was written, or is there twice.
+        """
+        return read_keyed(self.results, "map", row_key)
 
     def append(self, row: Row) -> None:
         """Add one finished row."""
-        append_rows(self.results, [row])
+        append_rows(self.results, [row], "map")
+
+
+def row_key(row: Row) -> tuple[str, ...]:
+    """Which step a row is of."""
+    if row["kind"] == "front":
+        return "front", row["divergence"]
+    return (row["kind"], row["rule"]) if row["kind"] == "curve" else (row["kind"], row["rule"], repr(row["requested"]))
 
 
 @dataclass(frozen=True, kw_only=True)

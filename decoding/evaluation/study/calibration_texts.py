@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decoding.evaluation.files import Row
 from decoding.evaluation.positions import raw_logits, sampling_at, seed_for
 from decoding.evaluation.study.configuration import Configuration
-from decoding.evaluation.study.store import Row, Table
+from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import padded, written_tokens
 from decoding.huggingface import generate
 from decoding.pairs import Pair

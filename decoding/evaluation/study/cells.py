@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from decoding.evaluation.calibration import check_requested, clustered_error
-from decoding.evaluation.files import replace_file
+from decoding.evaluation.files import read_json, replace_file, sealed, unsealed
 from decoding.evaluation.study.configuration import Configuration
+from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
 from tradeoff.positions import Positions, rejections
 from tradeoff.rule import Rule
 from tradeoff.rules.registry import family_from, from_spec
+
+KIND = "calibration"
+"""Of the rows of calibrated cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +66,22 @@ def calibrated_cells(
     InputError
         A rejection that is above the lossless one, or below what a rule can reach.
     """
-    free = [rule for rule in configuration.rules if _has_free_knob(rule)]
-    cells = [_cell(rule, None, {}, positions) for rule in configuration.rules if rule not in free]
     name, values = configuration.at
-    for level, value in zip(levels(configuration), values, strict=True):
-        for rule in free:
-            cells.append(_cell(rule, level, _knob_at(rule, name, value, positions), positions))
+    at = dict(zip(levels(configuration), values, strict=True))
+    cells = []
+    for rule, level in _places(configuration):
+        knob = {} if level is None else _knob_at(rule, name, at[level], positions)
+        cells.append(_cell(rule, level, knob, positions))
+        if level is not None:
             progress(1)
     return cells
+
+
+def _places(configuration: Configuration) -> list[tuple[str, str | None]]:
+    """Rule and level of every cell, in their order."""
+    free = [rule for rule in configuration.rules if _has_free_knob(rule)]
+    fixed: list[tuple[str, str | None]] = [(rule, None) for rule in configuration.rules if rule not in free]
+    return fixed + [(rule, level) for level in levels(configuration) for rule in free]
 
 
 def calibration_steps(configuration: Configuration) -> int:
@@ -105,11 +116,25 @@ def _cell(rule: str, level: str | None, knob: dict[str, float], positions: Posit
 
 def write_cells(cells: Sequence[Cell], path: Path) -> None:
     """Keep calibrated cells."""
-    rows = [vars(cell) for cell in cells]
+    rows = [sealed(vars(cell), KIND) for cell in cells]
     replace_file(path, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
 
 
-def read_cells(path: Path) -> list[Cell]:
-    """Read what `write_cells` wrote."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return [Cell(**row) for row in rows]
+def read_cells(path: Path, configuration: Configuration) -> list[Cell]:
+    """Read what `write_cells` wrote.
+
+    Raises
+    ------
+    InputError
+        It is not as it was written, or does not hold the cells of this configuration.
+    """
+    remedy = "delete it, and the same command sets the knobs again"
+    try:
+        found = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    rows = [unsealed(each, KIND) for each in found] if isinstance(found, list) else [None]
+    cells = [Cell(**row) for row in rows if row is not None]
+    if len(cells) < len(rows) or [(cell.rule, cell.level) for cell in cells] != _places(configuration):
+        raise InputError(f"{path}: expected every rule's knobs as they were written; got something else; {remedy}")
+    return cells

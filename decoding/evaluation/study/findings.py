@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from decoding.evaluation.bootstrap import Bootstrap, Estimate, estimate
+from decoding.evaluation.files import Row
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.judging import pairs_of
 from decoding.evaluation.study.results import CellResult, Comparison, Example, JudgeAccount, Published, TokenCost
-from decoding.evaluation.study.store import Row
 from decoding.evaluation.study.win_rates import WinRate, from_counts, from_preferences, from_scores, holm
 
 RATIOS = {

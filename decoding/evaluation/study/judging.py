@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from decoding.evaluation.files import Row
 from decoding.evaluation.judges import ChatJudge, Judge, LogLikelihood, Question, RewardModel, SequenceKL
 from decoding.evaluation.study.cells import Cell, levels
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.judge_settings import AccountSettings, RewardModelSettings, file_name
-from decoding.evaluation.study.store import Row, Table
+from decoding.evaluation.study.store import Table
 from solvers.errors import InputError
 
 BATCH = 64

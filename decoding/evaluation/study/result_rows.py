@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from decoding.evaluation.files import as_json, replace_file
-from decoding.evaluation.stamp import stamp
+from decoding.evaluation.stamp import origin
 from decoding.evaluation.study.results import Results
 
 
@@ -14,7 +14,7 @@ def write_rows(results: Results, path: Path) -> None:
     common = {"title": results.title, "configuration": results.configuration} | {
         "calibration": results.calibration,
         "provenance": list(results.provenance),
-        "stamp": stamp(),
+        "stamp": origin(),
     }
     parts = (("cell", results.cells), ("comparison", results.comparisons), ("judge", results.judges))
     rows = [as_json({"kind": kind} | asdict(each) | common) for kind, part in parts for each in part]

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from decoding.evaluation.files import check_settings
+from decoding.evaluation.files import Row, check_settings, locked
 from decoding.evaluation.judges import ChatJudge, Judge
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.stamp import commit
@@ -21,8 +21,8 @@ from decoding.evaluation.study.findings import Findings, examples, judge_account
 from decoding.evaluation.study.judging import Case, ask, cases, judgement_table, question, unanswered
 from decoding.evaluation.study.processes import Processes, device_here, processes_here, share
 from decoding.evaluation.study.results import Comparison, JudgeAccount, Results
-from decoding.evaluation.study.store import Row, Table, locked
-from decoding.evaluation.study.texts import batches, text_key, text_order, write_texts
+from decoding.evaluation.study.store import Table
+from decoding.evaluation.study.texts import batches, check_texts, text_key, text_order, write_texts
 from decoding.pairs import Pair, load_pair, pair_name
 from solvers.errors import InputError
 
@@ -78,6 +78,8 @@ class Study:
         self._load, self._say, self._track = load or partial(_load, configuration.pair), say, track
         self._texts = Table(folder / "texts.jsonl", text_key)
         self._tokens = Table(folder / "tokens.jsonl", text_key)
+        self._calibration_texts = Table(folder / "calibration_texts.jsonl", number_of)
+        self._knobs = folder / "calibration.json"
         self.prompts = self._in_turn(self._read_prompts)
         self._main = processes.rank == 0
 
@@ -99,14 +101,15 @@ class Study:
         Raises
         ------
         InputError
-            The folder belongs to other settings or another run is at work there; a rejection cannot be met; a judge
-            cannot be asked at all. Rows that are finished are kept.
+            The folder belongs to other settings, another run is at work there, a file in it is not as it was written
+            or cannot be written; a rejection cannot be met; a judge cannot be asked at all. Rows that are finished are
+            kept.
         """
         if not self._main:
             self._work(judges)
             return None
         with locked(self.folder):
-            check_settings(self.folder, self._settings())
+            check_settings(self.folder, self._settings(), self._made())
             answers = self._work(judges)
             return self._results(judges, answers, forced=forced)
 
@@ -136,6 +139,12 @@ class Study:
         prompts = hashlib.sha256(json.dumps(self.prompts).encode()).hexdigest()[:16]
         return self.configuration.texts_part() | {"prompts_sha256": prompts}
 
+    def _made(self) -> list[Path]:
+        """What only a run makes."""
+        tables = [self._texts, self._tokens, self._calibration_texts]
+        files = [path for table in tables for path in (table.path, table.parts)]
+        return [*files, self._knobs, self.folder / "judgements"]
+
     def _in_turn(self, read: Callable[[], Any]) -> Any:
         """Read in the first process, which may download or repair, and then in the others."""
         if self._processes.rank > 0:
@@ -161,10 +170,9 @@ class Study:
         }
 
     def _calibrate(self) -> list[Cell]:
-        path = self.folder / "calibration.json"
+        path, table = self._knobs, self._calibration_texts
         if self._main and not path.exists():
             pair, prompts = self._loaded
-            table = Table(self.folder / "calibration_texts.jsonl", number_of)
             steps = self.configuration.calibration.positions + calibration_steps(self.configuration)
             with self._track("calibrating", steps, 0) as advance:
                 positions = calibration_positions(pair, prompts, self.configuration, table, self._provenance, advance)
@@ -175,17 +183,23 @@ class Study:
                 f"out: expected a folder that every process sees; {path} is missing in process {self._processes.rank}; "
                 "choose one on a shared file system"
             )
-        return read_cells(path)
+        return read_cells(path, self.configuration)
 
     def _write(self, cells: Sequence[Cell]) -> None:
-        found = self._in_turn(self._texts.rows)
+        found, shown = (self._in_turn(table.rows) for table in (self._texts, self._tokens))
+        check_texts(found, cells, len(self.prompts), self.configuration, self._texts.path)
         every = batches(cells, len(self.prompts), self.configuration)
-        todo = [batch for batch in every if any(key not in found for key in batch.keys)]
+        todo = [
+            batch
+            for batch in every
+            if any(key not in found for key in batch.keys)
+            or any(key not in shown for key in batch.shown(self.configuration))
+        ]
         left = sum(len(batch.texts) for batch in todo)
         total = sum(len(batch.texts) for batch in every)
         if found and self._main:
             self._say(f"going on in {self.folder}: {total - left} texts are there, {left} to write")
-        del found
+        del found, shown
         self._processes.wait()
         if todo:
             mine = share(todo, self._processes)
@@ -200,8 +214,12 @@ class Study:
         self._processes.wait()
         if self._main:
             order = text_order(cells, len(self.prompts), self.configuration)
-            self._texts.merge(order)
+            there = len(self._texts.merge(order))
             self._tokens.merge(order)
+            if there < len(order):
+                raise InputError(
+                    f"{self._texts.path}: expected {len(order)} texts; {there} are there; run the same command again"
+                )
         self._processes.wait()
 
     def _judge(self, judge: Judge, asked: Sequence[Case], texts: dict[Any, Row]) -> list[Row]:
@@ -239,7 +257,7 @@ class Study:
     def _results(
         self, judges: Sequence[tuple[Judge, int | None]], answers: Sequence[list[Row]], *, forced: bool
     ) -> Results:
-        cells = read_cells(self.folder / "calibration.json")
+        cells = read_cells(self._knobs, self.configuration)
         texts = list(self._texts.rows().values())
         findings = Findings(cells, len(self.prompts), self.configuration, texts)
         comparisons: list[Comparison] = []

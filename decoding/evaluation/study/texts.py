@@ -2,20 +2,22 @@
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from decoding.evaluation.files import Row
 from decoding.evaluation.positions import sampling_at, seed_for
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.results import TokenCost
-from decoding.evaluation.study.store import Row
 from decoding.evaluation.study.token_costs import token_costs
 from decoding.huggingface import SpeculativeOutput, generate
 from decoding.pairs import Pair
+from solvers.errors import InputError
 
 
 class Batch(NamedTuple):
@@ -36,6 +38,10 @@ class Batch(NamedTuple):
     def keys(self) -> list[tuple[str, int, int]]:
         """Keys of its rows."""
         return [(self.cell.label, *text) for text in self.texts]
+
+    def shown(self, configuration: Configuration) -> list[tuple[str, int, int]]:
+        """Keys of the texts that a report shows token by token."""
+        return [key for key in self.keys if key[2] == 0 and key[1] < configuration.examples]
 
 
 def text_key(row: Row) -> tuple[str, int, int]:
@@ -59,6 +65,29 @@ def text_order(cells: Sequence[Cell], prompts: int, configuration: Configuration
         for prompt in range(prompts)
         for sample in range(configuration.texts.samples)
     ]
+
+
+def check_texts(
+    found: Mapping[Hashable, Row], cells: Sequence[Cell], prompts: int, configuration: Configuration, path: Path
+) -> None:
+    """Check that texts which are there are of these cells and prompts.
+
+    Raises
+    ------
+    InputError
+        A text is of no cell or prompt here, or was written with another knob.
+    """
+    wanted = set(text_order(cells, prompts, configuration))
+    knobs = {cell.label: next(iter(cell.knob.values()), None) for cell in cells}
+    for key, row in found.items():
+        if key not in wanted:
+            raise InputError(f"{path}: expected texts of this study; got one of {key}; delete its line")
+        if row["knob"] != knobs[row["cell"]]:
+            raise InputError(
+                f"{path}: expected texts written with the knobs of calibration.json; that of {row['cell']} was "
+                f"{row['knob']} and is {knobs[row['cell']]}; put the former calibration.json back, or choose another "
+                "--out"
+            )
 
 
 def write_texts(
@@ -87,7 +116,7 @@ def write_texts(
         )
         if output.interrupted:
             raise KeyboardInterrupt
-        rows, shown = [], []
+        rows, shown, shown_keys = [], [], batch.shown(configuration)
         for place, (prompt, sample) in enumerate(batch.texts):
             statistics = output.texts[place]
             tokens = written_tokens(output, place)
@@ -101,7 +130,7 @@ def write_texts(
                 | {"error": output.errors[place]}
                 | provenance
             )
-            if sample == 0 and prompt < configuration.examples:
+            if (batch.cell.label, prompt, sample) in shown_keys:
                 costs = token_costs(pair, prompts[prompt], tokens, statistics, rule, configuration.texts.temperature)
                 shown.append(where | {"tokens": [_row(each) for each in costs]})
         yield rows, shown
