@@ -49,25 +49,30 @@ def plain_model(model: Any, name: str) -> Any:
 
 
 def execution_device(model: Any) -> torch.device:
-    """Device a model computes on; where all its layers are offloaded, the one they are brought to.
+    """Device a model computes on; where all its layers are offloaded, the one they are brought to."""
+    if model.device.type == "meta":
+        for module in model.modules():
+            hook = getattr(module, "_hf_hook", None)  # accelerate's, one or several in a row
+            for each in getattr(hook, "hooks", (hook,)):
+                device = getattr(each, "execution_device", None)
+                if device is not None:
+                    return torch.device(device)
+    return model.device
+
+
+def check_weights(model: Any, name: str) -> None:
+    """Check that a model has weights, here or offloaded.
 
     Raises
     ------
     InputError
         Weights that are nowhere.
     """
-    if model.device.type != "meta":
-        return model.device
-    for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)  # accelerate's, one or several in a row
-        for each in getattr(hook, "hooks", (hook,)):
-            device = getattr(each, "execution_device", None)
-            if device is not None:
-                return torch.device(device)
-    raise InputError(
-        f"{type(model).__name__}: expected weights, or offloaded ones; got the meta device, which holds none; "
-        "load the model with from_pretrained"
-    )
+    if execution_device(model).type == "meta":
+        raise InputError(
+            f"{name} model: expected weights, or offloaded ones; got the meta device, which holds none; "
+            "load the model with from_pretrained"
+        )
 
 
 @contextmanager

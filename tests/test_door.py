@@ -249,7 +249,7 @@ def test_offloaded_layers_are_brought_where_they_compute(tmp_path):
             assert torch.equal(decoding.generate(*pair, PROMPT, **GREEDY).sequences, OWN)
     with torch.device("meta"):
         nowhere = type(TARGET)(TARGET.config)
-    with pytest.raises(InputError, match="expected weights, or offloaded ones; got the meta device"):
+    with pytest.raises(InputError, match="draft model: expected weights, or offloaded ones; got the meta device"):
         decoding.generate(TARGET, nowhere, PROMPT, **GREEDY)
 
 

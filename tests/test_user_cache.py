@@ -43,7 +43,7 @@ def test_a_chat_goes_on_from_its_cache(kind, draft):
     for turn in TURNS:
         text = torch.cat([text, torch.tensor([turn])], dim=1)
         # token 0 is padding, and the models write it too
-        arguments = GREEDY | {"attention_mask": torch.ones_like(text)}
+        arguments: dict[str, Any] = GREEDY | {"attention_mask": torch.ones_like(text)}
         expected = TARGET.generate(text, past_key_values=own, **arguments)
         output = decoding.generate(TARGET, draft, text, past_key_values=ours, **arguments)
         assert torch.equal(output.sequences, expected)

@@ -208,9 +208,10 @@ def check_prepared(model: Any, input_ids: Tensor, prepared: dict[str, Any]) -> N
     for name, value in prepared.items():
         # an empty dictionary: no images for a model that takes them
         if name not in HONOURED and value is not None and not (isinstance(value, dict) and not value):
+            got = "encoded images" if name == "mm_encoder_outputs" else name
             raise InputError(
                 f"{name}: expected a text of tokens alone, input_ids with attention_mask and past_key_values; got "
-                f"{name} besides; leave it out, or call generate without speculative decoding"
+                f"{got} besides; leave it out, or call generate without speculative decoding"
             )
     _check_positions(input_ids, prepared.get("attention_mask"), prepared.get("position_ids"))
     for name in REWRITING:

@@ -30,7 +30,7 @@ from decoding.huggingface.user_cache import fill, users_cache
 from decoding.loop import decode
 from decoding.plan import Plan, Uniforms
 from decoding.verification import Backend
-from decoding.wrappers import evaluating
+from decoding.wrappers import check_weights, evaluating
 from tradeoff.blocks import BlockRule
 from tradeoff.rule import Rule
 from tradeoff.rules import SpeculativeSampling
@@ -165,7 +165,10 @@ def speculative(
         )
         if streamer is not None:
             streamer.put(input_ids.cpu())
-        with evaluating(target=model, **({} if paired is None else {"draft": paired})):
+        models = {"target": model} if paired is None else {"target": model, "draft": paired}
+        for name, each in models.items():
+            check_weights(each, name)
+        with evaluating(**models):
             seen = loaded(target, cache, padding)
             decoded = decode(target, drafter, tokens.to(target.device), length, plan, seen=seen)
             output = output_of(decoded, input_ids, generation_config, scale, cache)
