@@ -27,7 +27,7 @@ from decoding.embedded import DRAFT, TARGET
 from decoding.embedded.train import SEPARATOR, SEPARATOR_ID, WINDOW, console, read_stories
 from decoding.evaluation.bootstrap import COVERAGE
 from decoding.evaluation.files import check_settings, replace_file
-from decoding.huggingface import RewardScorer, hide_progress_bars, load_model, load_tokenizer
+from decoding.huggingface import RewardScorer, hide_progress_bars, load_model, load_tokenizer, plainly
 from solvers.errors import InputError
 
 OPENING = re.compile(r"(?:\S+\s+){9}\S+")
@@ -105,9 +105,8 @@ def write(model: Any, tokenizer: Any, stories: Sequence[Story]) -> list[list[int
     """
     first = [story.opening for story in stories]
     inputs = tokenizer(first, return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    drawn = model.generate(
-        **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=LONGEST + SLACK
-    )
+    with plainly(model, max_new_tokens=LONGEST + SLACK) as config:
+        drawn = model.generate(**inputs, generation_config=config)
     behind = tokenizer.batch_decode(drawn[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     return tokenizer([opening + text for opening, text in zip(first, behind, strict=True)]).input_ids
 

@@ -12,6 +12,7 @@ from decoding.huggingface.loading import (
 )
 from decoding.huggingface.output import SpeculativeOutput
 from decoding.huggingface.reward import RewardScorer
+from decoding.huggingface.saved_settings import generate_plainly, plain_config, plainly
 
 __all__ = [
     "RewardScorer",
@@ -20,9 +21,12 @@ __all__ = [
     "common_vocabulary",
     "context_length",
     "generate",
+    "generate_plainly",
     "hide_progress_bars",
     "load_model",
     "load_tokenizer",
+    "plain_config",
+    "plainly",
     "speculative",
     "vocabulary_size",
 ]

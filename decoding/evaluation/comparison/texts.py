@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
 from decoding.evaluation.files import append_rows, check_settings, read_rows
-from decoding.evaluation.positions import PLAIN_SAMPLING, collect_positions, seed_for
-from decoding.huggingface import generate
+from decoding.evaluation.positions import collect_positions, seed_for
+from decoding.huggingface import generate_plainly
 from decoding.pairs import Pair
 from solvers.errors import InputError
 
@@ -137,7 +137,7 @@ def generate_rows(
 ) -> Iterator[dict[str, Any]]:
     """Generate the missing texts, one row each."""
     for prompt, sample, cell in todo:
-        output = generate(
+        output = generate_plainly(
             pair.target,
             pair.draft,
             prompts[prompt],
@@ -146,7 +146,6 @@ def generate_rows(
             draft_length=settings.draft_length,
             generator=seed_for(settings.seed, 2, prompt, sample),
             max_new_tokens=settings.max_new_tokens,
-            **PLAIN_SAMPLING,
         )
         if output.interrupted:
             raise KeyboardInterrupt
