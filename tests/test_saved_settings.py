@@ -15,6 +15,7 @@ from decoding.embedded import train_judge
 from decoding.evaluation.comparison.texts import Settings, calibrate_cells, generate_rows, missing
 from decoding.evaluation.positions import collect_positions, seed_for
 from decoding.huggingface import generate_plainly, plainly
+from decoding.huggingface.saved_settings import SHAPING, WARPING
 from decoding.pairs import Pair
 
 ACTING: dict[str, Any] = {
@@ -200,3 +201,37 @@ def test_nothing_that_measures_generates_in_another_way():
     for file in (root / "evaluation").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"\bgenerate\b *(,|\(|$)|\bspeculative\b *(,|\(|$)", text, re.MULTILINE), file
+
+
+NEVER_ACTING = {
+    *("max_length", "max_new_tokens"),  # the caller's business, and seen by the length
+    *("early_stopping", "num_beams", "length_penalty", "diversity_penalty", "num_beam_groups", "constraints"),  # beams
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
+    *(name for name in ACTING if "assist" in name or "lookup" in name or "lookbehind" in name),
+    *("max_matching_ngram_size", "speculation_type", "use_mtp", "decoder_start_token_id", "prefill_chunk_size"),
+    *("low_memory", "penalty_alpha", "dola_layers", "force_words_ids", "a_setting_of_its_own"),
+}
+
+
+def test_every_setting_either_shapes_texts_or_never_does():
+    assert set(ACTING) | {"do_sample"} == NEVER_ACTING | set(SHAPING) | set(WARPING)
+    assert not NEVER_ACTING & {*SHAPING, *WARPING}
+
+
+def test_settings_that_came_from_the_model_are_shown_in_the_output():
+    cool = loaded_with(TARGET, do_sample=True, temperature=0.6, top_k=50, repetition_penalty=1.2, stop_strings=None)
+    output = decoding.generate(cool, DRAFT, PROMPT, generator=seed_for(0), max_new_tokens=4)
+    assert output.saved_settings == {"temperature": 0.6, "do_sample": True, "repetition_penalty": 1.2}
+    assert str(output) == (
+        f"1 texts, 4 tokens in {output.statistics.target_calls} rounds: "
+        f"{output.statistics.tokens_per_target_call:.2f} tokens per call of the target\n"
+        "From the generation config saved with the target: temperature 0.6, do_sample True, repetition_penalty 1.2"
+    )
+    greedy = decoding.generate(cool, DRAFT, PROMPT, max_new_tokens=4, do_sample=False, repetition_penalty=1.5)
+    assert greedy.saved_settings == {}
+    own = decoding.generate(cool, DRAFT, PROMPT, max_new_tokens=4, temperature=0.9, generation_config=GenerationConfig())
+    assert own.saved_settings == {"do_sample": True, "repetition_penalty": 1.2}
+    plain = generate_plainly(cool, DRAFT, PROMPT, max_new_tokens=4, temperature=0.6)
+    assert plain.saved_settings == {}
+    assert "From" not in str(plain)

@@ -10,9 +10,10 @@ from decoding.huggingface.loading import (
     load_tokenizer,
     vocabulary_size,
 )
+from decoding.huggingface.measured import generate_plainly
 from decoding.huggingface.output import SpeculativeOutput
 from decoding.huggingface.reward import RewardScorer
-from decoding.huggingface.saved_settings import generate_plainly, plain_config, plainly
+from decoding.huggingface.saved_settings import plain_config, plainly
 
 __all__ = [
     "RewardScorer",

@@ -14,6 +14,7 @@ from decoding.drafting import Drafter, ModelDrafter, SeveralDrafts
 from decoding.huggingface.loading import check_context, common_vocabulary, vocabulary_size
 from decoding.huggingface.output import SpeculativeOutput, output_of
 from decoding.huggingface.request import emitted_to, finished_by, is_static, left_aligned, loaded, warping_of
+from decoding.huggingface.saved_settings import acting_settings
 from decoding.loop import decode
 from decoding.plan import Plan, Uniforms
 from decoding.verification import Backend
@@ -129,7 +130,8 @@ def speculative(
     decoded = decode(target, drafter, tokens.to(model.device), length, plan, seen=seen)
     if text_streamer is not None:
         text_streamer.end()
-    output = output_of(decoded, input_ids, generation_config, warping.temperature)
+    saved = acting_settings(model, generation_config)
+    output = output_of(decoded, input_ids, generation_config, warping.temperature, saved)
     if generation_config.return_dict_in_generate:
         return output
     if decoded.interrupted:

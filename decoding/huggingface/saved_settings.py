@@ -4,13 +4,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
 from transformers import GenerationConfig
 
-from decoding.huggingface.generation import generate
-from decoding.huggingface.output import SpeculativeOutput
-
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+WARPING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Settings that greedy decoding leaves out."""
+
+SHAPING = (
+    "do_sample",
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "renormalize_logits",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "remove_invalid_values",
+    "exponential_decay_length_penalty",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "sequence_bias",
+    "token_healing",
+    "guidance_scale",
+    "watermarking_config",
+    "min_length",
+    "min_new_tokens",
+    "max_time",
+    "stop_strings",
+    "num_return_sequences",
+)
+"""Settings that decide a text of one beam, however it is sampled; the greatest length shows by itself."""
 
 
 def plain_config(model: Any, **settings: Any) -> GenerationConfig:
@@ -42,24 +66,19 @@ def plainly(model: Any, *, max_new_tokens: int, temperature: float = 1.0) -> Ite
         model.generation_config = saved
 
 
-def generate_plainly(
-    target: Any, draft: Any, input_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, **arguments: Any
-) -> SpeculativeOutput:
-    """Generate by the models' own laws at a temperature, whatever generation config was saved with them.
-
-    Every text that is measured comes from here: rules are compared, and their knobs set, on raw logits.
+def acting_settings(model: Any, config: GenerationConfig) -> dict[str, Any]:
+    """Which settings of a model's saved generation config decide the texts of a call, by name.
 
     Parameters
     ----------
-    target, draft, input_ids, arguments
-        As in `generate`.
-    max_new_tokens, temperature
-        As in `plainly`.
-
-    Raises
-    ------
-    InputError
-        As in `generate`.
+    model
+        With the saved config.
+    config
+        Under which the call runs: the caller's settings, those the model saved, and defaults, in this order.
     """
-    with plainly(target, max_new_tokens=max_new_tokens, temperature=temperature) as config:
-        return generate(target, draft, input_ids, generation_config=config, **arguments)
+    saved, used, usual = model.generation_config.to_dict(), config.to_dict(), config._get_default_generation_params()
+    return {
+        name: saved[name]
+        for name in ((*WARPING, *SHAPING) if config.do_sample else SHAPING)
+        if saved.get(name) is not None and saved[name] != usual.get(name) and used.get(name) == saved[name]
+    }
