@@ -230,7 +230,9 @@ def test_settings_that_came_from_the_model_are_shown_in_the_output():
     )
     greedy = decoding.generate(cool, DRAFT, PROMPT, max_new_tokens=4, do_sample=False, repetition_penalty=1.5)
     assert greedy.saved_settings == {}
-    own = decoding.generate(cool, DRAFT, PROMPT, max_new_tokens=4, temperature=0.9, generation_config=GenerationConfig())
+    own = decoding.generate(
+        cool, DRAFT, PROMPT, max_new_tokens=4, temperature=0.9, generation_config=GenerationConfig()
+    )
     assert own.saved_settings == {"do_sample": True, "repetition_penalty": 1.2}
     plain = generate_plainly(cool, DRAFT, PROMPT, max_new_tokens=4, temperature=0.6)
     assert plain.saved_settings == {}
