@@ -5,8 +5,8 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from rich.console import Console
 from map_files import logits_file, run
+from rich.console import Console
 from study_results import WON, made_up
 
 import tradeoff

@@ -289,6 +289,11 @@ def accounts_sheet(results: Results) -> Sheet:
         if any(judge.missing for judge in results.judges)
         else []
     )
+    if any(judge.details.get("cut_off") for judge in results.judges):
+        notes.append(
+            "Cut off: replies that reached their greatest length, or never ended their thinking, before a verdict; "
+            "raise max_tokens or max_completion_tokens."
+        )
     return Sheet(
         title="What the judges did",
         columns=("judge", "asked of", "judgements", "unreadable", "missing", *(n.replace("_", " ") for n in details)),
