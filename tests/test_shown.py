@@ -137,9 +137,9 @@ def test_a_terminal_gets_no_markup_and_no_escapes(name, monkeypatch):
 
 
 def test_a_map_of_positions_in_a_file_of_any_name_is_printed_and_drawn(tmp_path):
-    positions = logits_file(tmp_path / "[nope] $a_$\x1b b.npz")
+    positions = logits_file(tmp_path / "[nope] $a_$\x1b\udcff b.npz")
     found = run("--positions", positions, "--rules", "decoding_opt", "--rejection", "0.2", "--out", tmp_path / "map")
     assert found.exit_code == 0, found.output
-    assert "[nope] $a_$\\u001b b" in found.output
+    assert "[nope] $a_$\\u001b\\udcff b" in found.output
     assert "\x1b" not in found.output
     assert (tmp_path / "map" / "map.png").stat().st_size > 10_000

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPT
 
 from decoding.embedded import PROMPTS
 from solvers.errors import InputError
+from solvers.shown import one_line
 
 SEPARATOR = "<|endoftext|>"
 SEPARATOR_ID = 0
@@ -385,7 +386,7 @@ def main(
     try:
         metrics = train_pair(text, out, work, seed, recipes, device)
     except InputError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        Console(stderr=True).print(one_line(f"error: {error}"), style="red", soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         console.print("stopped; the same command continues from the last checkpoint")

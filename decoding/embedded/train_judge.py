@@ -29,6 +29,7 @@ from decoding.evaluation.bootstrap import COVERAGE
 from decoding.evaluation.files import check_settings, replace_file
 from decoding.huggingface import RewardScorer, hide_progress_bars, load_model, load_tokenizer, plainly
 from solvers.errors import InputError
+from solvers.shown import one_line
 
 OPENING = re.compile(r"(?:\S+\s+){9}\S+")
 """A story's first ten words."""
@@ -354,7 +355,7 @@ def main(
     try:
         metrics = train_judge(text, out, JudgeRecipe(steps=steps, seed=seed), device)
     except InputError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        Console(stderr=True).print(one_line(f"error: {error}"), style="red", soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         console.print("stopped; the same command continues from the last checkpoint")
