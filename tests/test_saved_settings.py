@@ -117,7 +117,9 @@ def test_every_setting_of_a_generation_config_is_tried():
 
 @pytest.mark.parametrize("temperature", [0.7, 0.0])
 def test_measured_texts_are_those_of_a_model_without_a_saved_config(temperature):
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    )
     prompts, generators = PROMPT.repeat(2, 1), [seed_for(1), seed_for(2)]
     expected = decoding.generate(CLEAN, DRAFT, prompts, generator=generators, max_new_tokens=6, **sampling)
     expected = expected.sequences.tolist()

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from map_files import logits_file, run
+from matplotlib.text import Text
 from rich.console import Console
 from study_results import WON, made_up
 
@@ -37,7 +38,7 @@ HOSTILE = pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def drawn_texts(figure) -> list[str]:
     """What matplotlib draws of a figure's texts that are not read as mathematics."""
     figure.draw_without_rendering()
-    texts = [text for text in figure.findobj(plt.Text) if text.get_text()]
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
     return [text._preprocess_math(text.get_text())[0] for text in texts]
 
 
@@ -100,9 +101,9 @@ def test_a_comparison_of_models_of_any_name_is_printed_and_drawn(name, tmp_path)
     results = [result_of(family) for family in (LOSSLESS, *FAMILIES)]
     comparison.figure(results, settings, tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
-    screen = Console(file=io.StringIO(), width=200)
-    comparison.print_table(results, settings, screen)
-    printed = screen.file.getvalue()
+    file = io.StringIO()
+    comparison.print_table(results, settings, Console(file=file, width=200))
+    printed = file.getvalue()
     assert "\x1b" not in printed
     assert one_line(name)[:100] in printed.replace("\n", "")
 
@@ -121,7 +122,7 @@ def test_a_front_with_rules_of_any_name_is_drawn(name):
     try:
         assert one_line(name) in [text.strip() for text in drawn_texts(ax.figure)]
     finally:
-        plt.close(ax.figure)
+        plt.close("all")
 
 
 @HOSTILE
@@ -138,7 +139,18 @@ def test_a_terminal_gets_no_markup_and_no_escapes(name, monkeypatch):
 
 def test_a_map_of_positions_in_a_file_of_any_name_is_printed_and_drawn(tmp_path):
     positions = logits_file(tmp_path / "[nope] $a_$\x1b\udcff b.npz")
-    found = run("--positions", positions, "--rules", "decoding_opt", "--rejection", "0.2", "--out", tmp_path / "map")
+    found = run(
+        "--positions",
+        positions,
+        "--rules",
+        "decoding_opt",
+        "--rejection",
+        "0.2",
+        "--count",
+        "12",
+        "--out",
+        tmp_path / "map",
+    )
     assert found.exit_code == 0, found.output
     assert "[nope] $a_$\\u001b\\udcff b" in found.output
     assert "\x1b" not in found.output

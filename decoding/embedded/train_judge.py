@@ -106,8 +106,8 @@ def write(model: Any, tokenizer: Any, stories: Sequence[Story]) -> list[list[int
     """
     first = [story.opening for story in stories]
     inputs = tokenizer(first, return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    with plainly(model, max_new_tokens=LONGEST + SLACK) as config:
-        drawn = model.generate(**inputs, generation_config=config)
+    with plainly(model, max_new_tokens=LONGEST + SLACK) as settings:
+        drawn = model.generate(**inputs, **settings)
     behind = tokenizer.batch_decode(drawn[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     return tokenizer([opening + text for opening, text in zip(first, behind, strict=True)]).input_ids
 

@@ -28,5 +28,5 @@ def generate_plainly(
     InputError
         As in `generate`.
     """
-    with plainly(target, max_new_tokens=max_new_tokens, temperature=temperature) as config:
-        return generate(target, draft, input_ids, generation_config=config, **arguments)
+    with plainly(target, max_new_tokens=max_new_tokens, temperature=temperature) as settings:
+        return generate(target, draft, input_ids, **settings, **arguments)

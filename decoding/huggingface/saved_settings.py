@@ -37,14 +37,14 @@ SHAPING = (
 """Settings that decide a text of one beam, however it is sampled; the greatest length shows by itself."""
 
 
-def plain_config(model: Any, **settings: Any) -> GenerationConfig:
+def plain_config(model: Any) -> GenerationConfig:
     """Make a fresh generation config: of a model's saved one only the tokens that begin, end and pad texts."""
-    return GenerationConfig(**{name: getattr(model.generation_config, name) for name in TOKENS}, **settings)
+    return GenerationConfig(**{name: getattr(model.generation_config, name) for name in TOKENS})
 
 
 @contextmanager
-def plainly(model: Any, *, max_new_tokens: int, temperature: float = 1.0) -> Iterator[GenerationConfig]:
-    """Within this, a model has a fresh generation config, which is also what it gives, for `generate`.
+def plainly(model: Any, *, max_new_tokens: int, temperature: float = 1.0) -> Iterator[dict[str, Any]]:
+    """Within this, a model has a fresh generation config; gives the arguments for `generate`.
 
     What `generate` is not told it looks up in the model's own config, so that one has to be away.
 
@@ -61,7 +61,7 @@ def plainly(model: Any, *, max_new_tokens: int, temperature: float = 1.0) -> Ite
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
     model.generation_config = plain_config(model)
     try:
-        yield plain_config(model, **sampling, max_new_tokens=max_new_tokens)
+        yield {**sampling, "max_new_tokens": max_new_tokens}
     finally:
         model.generation_config = saved
 
