@@ -31,9 +31,8 @@ import decoding
 from benchmarks.decoding_pairs import CALLS, SHAPES, random_pair
 from benchmarks.harness import interleaved_seconds, quantiles, write_rows
 from decoding import embedded
-from decoding.evaluation.positions import PLAIN_SAMPLING
 from decoding.evaluation.prompts import read_prompts
-from decoding.huggingface import hide_progress_bars
+from decoding.huggingface import hide_progress_bars, plain_config
 from tradeoff import Rule
 from tradeoff.rules import CommonPrice, SpeculativeSampling
 
@@ -114,10 +113,12 @@ class Asked:
     @property
     def arguments(self) -> dict[str, Any]:
         """For `generate`."""
-        return PLAIN_SAMPLING | {
+        return {
             "attention_mask": torch.ones_like(self.ids),
             "max_new_tokens": self.new_tokens,
+            "do_sample": True,
             "temperature": self.temperature,
+            "top_k": 0,
         }
 
 
@@ -249,7 +250,9 @@ def subject_named(name: str) -> Subject:
         target, draft = pair.target, pair.draft
         texts = [pair.tokenizer(text, return_tensors="pt").input_ids for text in read_prompts(embedded.PROMPTS)]
         prompts = [ids[:, :PROMPT_TOKENS] for ids in texts]
-    target.generation_config.eos_token_id = draft.generation_config.eos_token_id = None
+    for model in (target, draft):
+        model.generation_config = plain_config(model)
+        model.generation_config.eos_token_id = None
     new_tokens = FEWER if target.config.vocab_size > 100_000 else NEW_TOKENS
     return Subject(name=name, target=target, draft=draft, prompts=prompts, new_tokens=new_tokens)
 

@@ -24,9 +24,9 @@ import decoding
 from benchmarks.harness import write_rows
 from decoding import embedded
 from decoding.evaluation.calibration import FAMILIES
-from decoding.evaluation.positions import PLAIN_SAMPLING, seed_for
+from decoding.evaluation.positions import seed_for
 from decoding.evaluation.prompts import read_prompts
-from decoding.huggingface import generate, hide_progress_bars
+from decoding.huggingface import generate_plainly, hide_progress_bars
 from solvers.divergences import DIVERGENCES, total_variation
 from tradeoff.chains.chain import MarkovChain
 from tradeoff.chains.sequence import solve_sequence_pareto
@@ -40,7 +40,6 @@ FITS |= {f"one position, {seed}": (300, 1, seed) for seed in (1, 2, 3)}
 SHARES = (0.25, 0.5, 0.75)  # of the lossless expected rejections
 EVERY = 12  # of the real positions, one in so many compares rules on full laws
 WAYS = {"common_price": "CommonPrice", "common_ceiling": "RatioClip", "epsilon": "DecodingOPT"}
-OPTIONS: dict[str, Any] = {"max_new_tokens": HORIZON} | PLAIN_SAMPLING
 
 
 class Written(NamedTuple):
@@ -58,7 +57,10 @@ def written() -> Written:
     prompts = [pair.tokenizer(text, return_tensors="pt").input_ids for text in read_prompts(embedded.PROMPTS)]
     for number in track(range(TEXTS), description="writing"):
         prompt = prompts[number % len(prompts)]
-        text = generate(pair.target, pair.draft, prompt, generator=seed_for(SEED, 1, number), **OPTIONS).sequences
+        output = generate_plainly(
+            pair.target, pair.draft, prompt, generator=seed_for(SEED, 1, number), max_new_tokens=HORIZON
+        )
+        text = output.sequences
         first = prompt.shape[1] - 1
         with torch.no_grad():
             laws = [model(text[:, :-1]).logits[0, first:].softmax(-1).numpy() for model in (pair.draft, pair.target)]

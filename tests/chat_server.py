@@ -79,7 +79,7 @@ def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
 
 
 class Answer(NamedTuple):
-    """What a proxy answers itself: a status with a body, or None for a connection dropped without one."""
+    """What a proxy answers itself: a status with a body, raw if bytes, or None for a connection dropped without one."""
 
     status: int | None
     body: Any = None
@@ -130,7 +130,8 @@ class Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.reply(*self.forward(sent), {})
         elif answer.status is not None:
-            self.reply(answer.status, json.dumps(answer.body).encode(), answer.headers)
+            raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+            self.reply(answer.status, raw, answer.headers)
 
     def forward(self, sent: bytes) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=60)

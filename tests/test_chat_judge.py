@@ -48,6 +48,7 @@ def test_preferences_of_a_model_that_reads_the_texts_are_the_truth(server):
         "prompt_tokens": 2,  # this tokenizer makes one of a whole question
         "completion_tokens": 4,  # the word and the end, twice
         "cost": None,
+        "cut_off": 0,
     }
 
 

@@ -18,7 +18,7 @@ from tiny_study import DRAFTED, LOSSLESS, OPT, PAIR, PLAIN, TEMPERATURE, UNO, As
 
 import decoding
 from decoding.evaluation.judges import Judgement
-from decoding.evaluation.positions import PLAIN_SAMPLING, seed_for
+from decoding.evaluation.positions import seed_for
 from decoding.evaluation.study import configuration as settings
 from decoding.evaluation.study import judging
 from decoding.evaluation.study.calibration_texts import calibration_positions, number_of
@@ -29,6 +29,7 @@ from decoding.evaluation.study.processes import Alone
 from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import batches, finite, text_key, write_texts
 from decoding.evaluation.study.token_costs import token_costs
+from decoding.huggingface import generate_plainly
 from solvers.errors import InputError
 from tradeoff import evaluate
 from tradeoff.rules import DecodingUNO, SpeculativeSampling
@@ -45,7 +46,7 @@ PROMPTS = [torch.tensor([[1, 3]]), torch.tensor([[2, 1, 4]])]
 
 
 def written_alone(prompt, generator, temperature, rule=None):
-    sampling: dict[str, Any] = PLAIN_SAMPLING | {"temperature": temperature}
+    sampling: dict[str, Any] = {"do_sample": True, "top_k": 0, "temperature": temperature}
     return decoding.generate(TARGET, DRAFT, prompt, rule=rule, generator=generator, max_new_tokens=6, **sampling)
 
 
@@ -291,11 +292,11 @@ def test_knobs_at_a_temperature_are_those_of_the_laws_at_that_temperature(tmp_pa
 
 def test_texts_at_a_temperature_are_generated_and_charged_at_it(monkeypatch):
     def failing(*arguments, **options):
-        output = decoding.generate(*arguments, **options)
+        output = generate_plainly(*arguments, **options)
         output.errors = tuple(f"error {place}" for place in range(len(output.errors)))
         return output
 
-    monkeypatch.setattr("decoding.evaluation.study.texts.generate", failing)
+    monkeypatch.setattr("decoding.evaluation.study.texts.generate_plainly", failing)
     todo = batches(CELLS[2:4], 2, PLAIN)
     written = list(write_texts(PAIR, PROMPTS, PLAIN, todo, {"commit": "c"}))
     assert [text_key(row) for texts, _ in written for row in texts] == [key for batch in todo for key in batch.keys]

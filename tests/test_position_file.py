@@ -91,8 +91,8 @@ def test_an_interrupted_collection_goes_on_behind_the_last_whole_text(whole, tmp
     stored = parts[-1].read_bytes()
     parts[-1].write_bytes({"empty": b"", "half": stored[: len(stored) // 2], "other": b"no archive at all"}[torn])
     made, sizes = [], []
-    original = positions.generate
-    monkeypatch.setattr(positions, "generate", lambda *a, **k: made.append(1) or original(*a, **k))
+    original = positions.generate_plainly
+    monkeypatch.setattr(positions, "generate_plainly", lambda *a, **k: made.append(1) or original(*a, **k))
     assert same(collect(path, progress=sizes.append), whole[1])
     assert len(made) == 3  # of five texts two were there
     assert sizes == [5, 5, 5, 5, 3]
@@ -149,14 +149,14 @@ def test_other_settings_are_refused_whether_the_file_or_its_parts_are_there(whol
 
 
 def test_texts_that_end_early_are_as_short_as_they_are(tmp_path, monkeypatch):
-    original = positions.generate
+    original = positions.generate_plainly
 
     def shorter(*arguments, **more):
         output = original(*arguments, **more)
         output.sequences = output.sequences[:, :-2]
         return output
 
-    monkeypatch.setattr(positions, "generate", shorter)
+    monkeypatch.setattr(positions, "generate_plainly", shorter)
     found = collect(tmp_path / "positions.npz")
     assert np.bincount(found.prompt).tolist() == [9, 8, 6]
 

@@ -43,7 +43,8 @@ def test_the_page_on_evaluation_runs_as_written(tmp_path, monkeypatch):
     assert names["results"].comparisons[0].found.prompts == 2  # type: ignore[attr-defined]
     (tmp_path / "study.yaml").write_text(configuration)
     read = read_configuration("study.yaml", {})
-    assert [judge.name for judge in read.judges] == ["log_likelihood", "sequence_kl", "RM-Mistral-7B", "gpt-4"]
+    found = [judge.name for judge in read.judges]
+    assert found == ["log_likelihood", "sequence_kl", "RM-Mistral-7B", "gpt-4", "some-thinking-model"]
 
 
 def test_the_readme_names_files_that_exist():

@@ -13,7 +13,7 @@ from study_files import CELLS, SMALL, TEXTS, contents, evaluate, finished, rows,
 import decoding
 import tradeoff
 from decoding.cli import evaluate as command
-from decoding.evaluation.positions import PLAIN_SAMPLING, encode_prompts, seed_for
+from decoding.evaluation.positions import encode_prompts, seed_for
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import read_configuration
@@ -72,7 +72,8 @@ def test_texts_are_what_their_rules_write_alone_each_from_a_stream_of_its_own(wh
             rule=rule,
             generator=seed_for(0, 4, zlib.crc32(row["cell"].encode()), row["prompt"], row["sample"]),
             max_new_tokens=12,
-            **PLAIN_SAMPLING,
+            do_sample=True,
+            top_k=0,
         )
         assert pair.tokenizer.decode(output.sequences[0], skip_special_tokens=True).endswith(row["text"])
         account = output.statistics.to_dict()

@@ -10,6 +10,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from solvers.arrays import ROUNDING, Array, to_numpy
 from solvers.errors import InputError
+from solvers.shown import literal
 from tradeoff.outcome import evaluate
 from tradeoff.rule import Rule
 
@@ -112,7 +113,7 @@ def _draw(front: "ParetoFront", ax: "Axes", rules: Mapping[str, Rule]) -> None:
     _widen(ax, max(before[0], 1.04 * right), max(before[1], (1.06 + 0.09 * notes) * top))
     together = "mean " if front.weights is not None else ""
     ax.set_xlabel(f"{together}rejection probability", fontsize=9)
-    ax.set_ylabel(f"{together}{front.measure.label}", fontsize=9)
+    ax.set_ylabel(literal(f"{together}{front.measure.label}"), fontsize=9)
 
 
 def _widen(ax: "Axes", right: float, top: float) -> None:
@@ -190,7 +191,13 @@ def _draw_rules(ax: "Axes", places: Mapping[str, tuple[np.ndarray, np.ndarray]],
     notes = 0
     looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
     for (name, (x, y)), (colour, mark) in zip(places.items(), looks, strict=False):
-        look: dict[str, Any] = {"color": colour, "marker": mark, "linestyle": "none", "label": name, "zorder": 3}
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": mark,
+            "linestyle": "none",
+            "label": literal(name),
+            "zorder": 3,
+        }
         look |= {"markersize": 8.0 if x.size == 1 else 5.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
         inside = y <= limit
         if inside.any():

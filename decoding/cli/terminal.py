@@ -8,11 +8,11 @@ from typing import IO, TYPE_CHECKING, cast
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from decoding.cli.output import Output
 from solvers.errors import InputError, SolverError
+from solvers.shown import one_line
 
 if TYPE_CHECKING:
     from decoding.pairs import Pair
@@ -68,13 +68,13 @@ def screen() -> Console:
 
 def say(line: str) -> None:
     """One line on stderr, never folded: scripts and tests read it."""
-    console.print(escape(line), highlight=False, soft_wrap=True)
+    console.print(one_line(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def progress_bars() -> Progress:
     """Make bars with counts and the time that is left."""
     return Progress(
-        TextColumn("{task.description:>13}"),
+        TextColumn("{task.description:>13}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -88,5 +88,5 @@ def progress_bars() -> Progress:
 def track(what: str, total: int, done: int) -> Iterator[Callable[[int], object]]:
     """Show one bar; what it gives advances it."""
     with progress_bars() as progress:
-        task = progress.add_task(what, total=total, completed=done)
+        task = progress.add_task(one_line(what), total=total, completed=done)
         yield lambda count: progress.advance(task, count)

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPT
 from decoding.embedded import PROMPTS
 from decoding.evaluation.files import read_json
 from solvers.errors import InputError
+from solvers.shown import one_line
 
 SEPARATOR = "<|endoftext|>"
 SEPARATOR_ID = 0
@@ -386,7 +387,7 @@ def main(
     try:
         metrics = train_pair(text, out, work, seed, recipes, device)
     except InputError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        Console(stderr=True).print(one_line(f"error: {error}"), style="red", soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         console.print("stopped; the same command continues from the last checkpoint")

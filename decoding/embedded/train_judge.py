@@ -27,8 +27,9 @@ from decoding.embedded import DRAFT, TARGET
 from decoding.embedded.train import SEPARATOR, SEPARATOR_ID, WINDOW, console, read_stories
 from decoding.evaluation.bootstrap import COVERAGE
 from decoding.evaluation.files import check_settings, read_json, replace_file
-from decoding.huggingface import RewardScorer, hide_progress_bars, load_model, load_tokenizer
+from decoding.huggingface import RewardScorer, hide_progress_bars, load_model, load_tokenizer, plainly
 from solvers.errors import InputError
+from solvers.shown import one_line
 
 OPENING = re.compile(r"(?:\S+\s+){9}\S+")
 """A story's first ten words."""
@@ -105,9 +106,8 @@ def write(model: Any, tokenizer: Any, stories: Sequence[Story]) -> list[list[int
     """
     first = [story.opening for story in stories]
     inputs = tokenizer(first, return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    drawn = model.generate(
-        **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=LONGEST + SLACK
-    )
+    with plainly(model, max_new_tokens=LONGEST + SLACK) as settings:
+        drawn = model.generate(**inputs, **settings)
     behind = tokenizer.batch_decode(drawn[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     return tokenizer([opening + text for opening, text in zip(first, behind, strict=True)]).input_ids
 
@@ -355,7 +355,7 @@ def main(
     try:
         metrics = train_judge(text, out, JudgeRecipe(steps=steps, seed=seed), device)
     except InputError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        Console(stderr=True).print(one_line(f"error: {error}"), style="red", soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         console.print("stopped; the same command continues from the last checkpoint")

@@ -1,13 +1,13 @@
 """Real positions of a pair: the two laws after every prefix of texts the target itself writes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.huggingface import check_context, generate
+from decoding.huggingface import check_context, generate_plainly
 from decoding.pairs import Pair
 from solvers.errors import InputError
 from tradeoff.positions import Positions
@@ -93,7 +93,7 @@ def sampled_texts(
     count, visit = sum(finished), len(finished)
     while count < limit:
         owner = visit % len(prompts)
-        output = generate(
+        output = generate_plainly(
             pair.target,
             pair.draft,
             prompts[owner],
@@ -101,7 +101,6 @@ def sampled_texts(
             generator=seed_for(seed, 1, visit),
             account="counts",
             max_new_tokens=new_tokens,
-            **PLAIN_SAMPLING,
         )
         if output.interrupted:
             raise KeyboardInterrupt
@@ -140,19 +139,3 @@ def collect_positions(
         for _ in range(len(text.draft_logits)):
             progress()
     return Positions(draft=torch.cat(drafts), target=torch.cat(targets), prompt=np.array(owners), prompts=len(prompts))
-
-
-PLAIN_SAMPLING: dict[str, Any] = {
-    "do_sample": True,
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": None,
-    "repetition_penalty": 1.0,
-}
-"""The models' own laws, whatever their generation config says."""
-
-
-def sampling_at(temperature: float) -> dict[str, Any]:
-    """The models' own laws at a temperature."""
-    return PLAIN_SAMPLING | {"temperature": temperature}

@@ -10,8 +10,10 @@ from decoding.huggingface.loading import (
     load_tokenizer,
     vocabulary_size,
 )
+from decoding.huggingface.measured import generate_plainly
 from decoding.huggingface.output import SpeculativeOutput
 from decoding.huggingface.reward import RewardScorer
+from decoding.huggingface.saved_settings import plain_config, plainly
 
 __all__ = [
     "RewardScorer",
@@ -20,9 +22,12 @@ __all__ = [
     "common_vocabulary",
     "context_length",
     "generate",
+    "generate_plainly",
     "hide_progress_bars",
     "load_model",
     "load_tokenizer",
+    "plain_config",
+    "plainly",
     "speculative",
     "vocabulary_size",
 ]

@@ -26,6 +26,7 @@ from decoding.huggingface.door import (
 from decoding.huggingface.loading import check_context, common_vocabulary, vocabulary_size
 from decoding.huggingface.output import SpeculativeOutput, output_of
 from decoding.huggingface.request import emitted_to, finished_by, is_static, left_aligned, loaded, warping_of
+from decoding.huggingface.saved_settings import acting_settings
 from decoding.huggingface.user_cache import fill, users_cache
 from decoding.loop import decode
 from decoding.plan import Plan, Uniforms
@@ -171,7 +172,8 @@ def speculative(
         with evaluating(**models):
             seen = loaded(target, cache, padding)
             decoded = decode(target, drafter, tokens.to(target.device), length, plan, seen=seen)
-            output = output_of(decoded, input_ids, generation_config, scale, cache)
+            saved = acting_settings(model, generation_config)
+            output = output_of(decoded, input_ids, generation_config, scale, cache, saved)
             if cache is not None and not decoded.interrupted:
                 fill(cache, target, output.sequences, padding, [len(text.tokens) for text in decoded.texts])
     if generation_config.return_dict_in_generate:

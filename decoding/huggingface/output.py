@@ -35,6 +35,9 @@ class SpeculativeOutput(ModelOutput):
         Where the time went.
     interrupted
         Whether Ctrl-C ended the call; what was generated until then is here.
+    saved_settings
+        Sampling settings that acted and stand in the generation config saved with the target, such as a temperature,
+        by name; printed with the output.
     scores, logits
         With output_scores and output_logits: the target's processed and raw logits at every generated token, one
         `[batch, vocab]` per token; zeros after a text's end.
@@ -53,6 +56,7 @@ class SpeculativeOutput(ModelOutput):
     errors: tuple[str | None, ...] = cast(tuple[str | None, ...], None)
     seconds: Seconds = cast(Seconds, None)
     interrupted: bool = cast(bool, None)
+    saved_settings: dict[str, Any] = cast(dict[str, Any], None)
     scores: tuple[Tensor, ...] | None = None
     logits: tuple[Tensor, ...] | None = None
     past_key_values: Cache | None = None
@@ -60,13 +64,30 @@ class SpeculativeOutput(ModelOutput):
     def __post_init__(self) -> None:
         """Keep the account out of the mapping."""
         super().__post_init__()
-        for name in ("statistics", "texts", "errors", "seconds", "interrupted"):
+        for name in ("statistics", "texts", "errors", "seconds", "interrupted", "saved_settings"):
             if name in self:
                 OrderedDict.__delitem__(self, name)
 
+    def __str__(self) -> str:
+        """What was written in how many rounds, and which settings came from the model's own generation config."""
+        counts = self.statistics
+        lines = [
+            f"{len(self.texts)} texts, {counts.generated} tokens in {counts.target_calls} rounds: "
+            f"{counts.tokens_per_target_call:.2f} tokens per call of the target"
+        ]
+        if self.saved_settings:
+            named = ", ".join(f"{name} {value}" for name, value in self.saved_settings.items())
+            lines.append(f"From the generation config saved with the target: {named}")
+        return "\n".join(lines)
+
 
 def output_of(
-    decoded: Decoded, input_ids: Tensor, generation_config: Any, scale: float, cache: Cache | None
+    decoded: Decoded,
+    input_ids: Tensor,
+    generation_config: Any,
+    scale: float,
+    cache: Cache | None,
+    saved_settings: dict[str, Any],
 ) -> SpeculativeOutput:
     """Lay a decoded batch out as `generate` does.
 
@@ -82,6 +103,8 @@ def output_of(
         The temperature where the loop keeps it apart from the other processors, else 1; scores have it.
     cache
         The caller's, if there is one.
+    saved_settings
+        Which of the target's saved generation config acted.
 
     Raises
     ------
@@ -105,6 +128,7 @@ def output_of(
         errors=errors,
         seconds=decoded.seconds,
         interrupted=decoded.interrupted,
+        saved_settings=saved_settings,
         scores=_columns(decoded.texts, "scores", scale) if generation_config.output_scores else None,
         logits=_columns(decoded.texts, "logits", 1.0) if generation_config.output_logits else None,
         past_key_values=cache,

@@ -12,13 +12,16 @@ from matplotlib.axes import Axes
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from decoding.evaluation.bootstrap import Estimate
 from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
 from decoding.evaluation.comparison.summary import Result
 from decoding.evaluation.comparison.texts import Settings
 from decoding.evaluation.files import replace_file
+from decoding.evaluation.pictures import write_png
 from decoding.evaluation.stamp import origin
+from solvers.shown import literal, one_line
 
 COLOURS = {
     "DecodingUNO (draft)": "#8c2d19",
@@ -27,6 +30,9 @@ COLOURS = {
     "RatioClip": "#4f9d8f",
     "CommonPrice": "#1f5fa8",
 }
+LONGEST = 120
+"""Characters of a figure's title."""
+
 SMALL: dict[str, Any] = {"ha": "center", "fontsize": 7}
 MARKS = dict(zip(COLOURS, "vs^oD", strict=True))
 
@@ -89,7 +95,9 @@ def _drawn(
 
 def empty_table(columns: Iterable[str], title: str, caption: str | None) -> Table:
     """Make a table of rules without its rows: words to the left, numbers to the right, nothing folded."""
-    drawn = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    drawn = Table(
+        title=Text(one_line(title)), caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for name in columns:
         drawn.add_column(name, justify="left" if name in ("rule", "knob") else "right", no_wrap=True)
     return drawn
@@ -154,8 +162,10 @@ def figure(results: Sequence[Result], settings: Settings, path: Path) -> None:
     left.legend(frameon=False, fontsize=8, loc="upper right")
     left.set_title("What each rule gives away along its own text", fontsize=10)
     _bars_over_best(right, results, settings, families)
-    drawn.suptitle(f"{settings.pair}, {len(settings.prompts)} prompts x {settings.samples} texts", fontsize=11)
-    replace_file(path, lambda file: drawn.savefig(file, dpi=150, format="png"))
+    drawn.suptitle(
+        literal(f"{settings.pair}, {len(settings.prompts)} prompts x {settings.samples} texts", LONGEST), fontsize=11
+    )
+    write_png(drawn, path)
     plt.close(drawn)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
 from decoding.evaluation.files import Row, append_rows, check_settings, read_keyed
-from decoding.evaluation.positions import PLAIN_SAMPLING, collect_positions, seed_for
-from decoding.huggingface import generate
+from decoding.evaluation.positions import collect_positions, seed_for
+from decoding.huggingface import generate_plainly
 from decoding.pairs import Pair
 from solvers.errors import InputError
 
@@ -154,7 +154,7 @@ def texts_of(cells: Sequence[Cell], settings: Settings) -> dict[Key, Cell]:
 def generate_rows(pair: Pair, prompts: Sequence[Tensor], settings: Settings, todo: Mapping[Key, Cell]) -> Iterator[Row]:
     """Generate the missing texts, one row each."""
     for (prompt, sample, _), cell in todo.items():
-        output = generate(
+        output = generate_plainly(
             pair.target,
             pair.draft,
             prompts[prompt],
@@ -163,7 +163,6 @@ def generate_rows(pair: Pair, prompts: Sequence[Tensor], settings: Settings, tod
             draft_length=settings.draft_length,
             generator=seed_for(settings.seed, 2, prompt, sample),
             max_new_tokens=settings.max_new_tokens,
-            **PLAIN_SAMPLING,
         )
         if output.interrupted:
             raise KeyboardInterrupt

@@ -2,11 +2,8 @@
 
 import asyncio
 import importlib.util
-import json
 import math
 import os
-import re
-import time
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +11,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from decoding.evaluation.judges.connection import Pace, advice_on, is_permanent, open_client
+from decoding.evaluation.judges.doors import check_name, is_endpoint
 from decoding.evaluation.judges.protocol import Judgement, Question
+from decoding.evaluation.judges.replies import Failure, Reply, after_thinking, read_reply, verdict
 from solvers.errors import InputError
+from solvers.shown import one_line
 
 INSTRUCTION = """\
 Below are a prompt and two texts, A and B, each of which answers or continues it. Decide which text is better: more \
@@ -43,6 +44,7 @@ FRAMING = 8
 """Tokens that an estimate allows for what an endpoint puts around a message."""
 
 REPLY_KEPT = 200
+MAX_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +76,12 @@ class _Call(NamedTuple):
     swapped: bool
 
 
-class _Reply(NamedTuple):
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class _Failure(NamedTuple):
-    reason: str
-    connection: bool
-
-
 class ChatJudge:
-    """Prefers one of two texts by asking a chat model twice, in both orders, at temperature 0.
+    """Prefers one of two texts by asking a chat model twice, in both orders.
 
     The preference is the mean of both orders', so that one for a place rather than a text comes out as a tie.
     Requests that meet a rate limit, an error of the server or of the connection are repeated with growing pauses,
-    or after the pause that the server asks for.
+    or after the pause that the server asks for. A model may think aloud before its verdict, in <think> tags or apart.
 
     Parameters
     ----------
@@ -101,7 +92,7 @@ class ChatJudge:
     api_key_variable
         Environment variable with the key; an endpoint that wants none needs none.
     name
-        What tables and rows call it; None for the last part of `model`.
+        What tables and rows call it, at most 60 printable characters; None for the last part of `model`.
     concurrency
         Requests under way at once.
     requests_per_minute
@@ -109,9 +100,13 @@ class ChatJudge:
     max_retries
         How often a request is repeated.
     timeout
-        Of one request, seconds.
+        Of one request up to the last byte of its reply, seconds.
     max_tokens
-        Of a reply.
+        Of a reply; None for 16.
+    max_completion_tokens
+        The same under the name that models which think want it, their thinking included; instead of `max_tokens`.
+    temperature
+        0 for the likeliest reply; None to send none, for models that refuse it.
     prices
         USD for a million prompt tokens and for a million completion tokens.
     cost_limit
@@ -122,7 +117,7 @@ class ChatJudge:
     Raises
     ------
     InputError
-        A value out of its range, or a missing openai package.
+        A value out of its range, both kinds of max_tokens, or a missing openai package.
     """
 
     pairwise = True
@@ -138,7 +133,9 @@ class ChatJudge:
         requests_per_minute: float | None = None,
         max_retries: int = 6,
         timeout: float = 60.0,
-        max_tokens: int = 16,
+        max_tokens: int | None = None,
+        max_completion_tokens: int | None = None,
+        temperature: float | None = 0.0,
         prices: tuple[float, float] | None = None,
         cost_limit: float | None = None,
         instruction: str | None = None,
@@ -147,11 +144,17 @@ class ChatJudge:
         self._model, self._base_url, self._key_variable = model, base_url, api_key_variable
         self._concurrency, self._max_retries = concurrency, max_retries
         self._requests_per_minute, self._timeout = requests_per_minute, timeout
-        self._max_tokens, self._instruction = max_tokens, INSTRUCTION if instruction is None else instruction
+        self._both_limits = max_tokens is not None and max_completion_tokens is not None
+        self._limit = "max_tokens" if max_completion_tokens is None else "max_completion_tokens"
+        given = max_tokens if max_completion_tokens is None else max_completion_tokens
+        self._max_tokens = MAX_TOKENS if given is None else given
+        # 0 and not 0.0, which would be other settings than those of older folders
+        self._temperature = temperature or (None if temperature is None else 0)
+        self._instruction = INSTRUCTION if instruction is None else instruction
         self._prices, self._cost_limit = prices, cost_limit
         self._spent = self._reserved = 0.0
-        self._next_slot = -math.inf
         self._check()
+        self._pace = Pace(requests_per_minute)
         url = urlsplit(base_url)
         self._endpoint = url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
         """What may be shown: without a password."""
@@ -163,8 +166,8 @@ class ChatJudge:
             "kind": "chat",
             "model": self._model,
             "base_url": self._endpoint,
-            "max_tokens": self._max_tokens,
-            "temperature": 0,
+            self._limit: self._max_tokens,
+            "temperature": self._temperature,
             "instruction": self._instruction,
             "layout": LAYOUT,
         }
@@ -192,14 +195,16 @@ class ChatJudge:
             No question was answered in both orders, and the endpoint refuses key, model or settings, cannot be
             reached, answers none of several questions, or would cost more than `cost_limit`.
         """
-        found: dict[_Call, _Reply | _Failure] = {}
+        found: dict[_Call, Reply | Failure] = {}
         refusal: BaseException | None = None
         try:
             _run(self._ask_all(questions, found))
         except* InputError as group:
             refusal = group.exceptions[0]
-        answers = [(found.get(_Call(index, False)), found.get(_Call(index, True))) for index in range(len(questions))]
-        judgements = [self._judgement(forward, backward) for forward, backward in answers]
+        judgements = [
+            self._judgement(question, [found.get(_Call(index, swapped)) for swapped in (False, True)])
+            for index, question in enumerate(questions)
+        ]
         # answers are paid for: with any, what stands in the way is raised the next time
         if questions and all(each is None for each in judgements):
             if refusal is not None:
@@ -207,10 +212,8 @@ class ChatJudge:
             self._check_answered(found, len(questions))
         return judgements
 
-    async def _ask_all(self, questions: Sequence[Question], found: dict[_Call, _Reply | _Failure]) -> None:
+    async def _ask_all(self, questions: Sequence[Question], found: dict[_Call, Reply | Failure]) -> None:
         """Ask until nothing is left, or the next call cannot be afforded; into `found`."""
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
         waiting = deque(_Call(index, swapped) for index in range(len(questions)) for swapped in (False, True))
 
         async def work() -> None:
@@ -226,89 +229,97 @@ class ChatJudge:
                 finally:
                     self._reserved -= estimated
 
-        connection = DefaultAsyncHttpxClient(event_hooks={"request": [self._pace]})
-        async with (
-            AsyncOpenAI(
-                api_key=os.environ.get(self._key_variable, "").strip() or "none",
-                base_url=self._base_url,
-                max_retries=self._max_retries,
-                timeout=self._timeout,
-                http_client=connection,
-            ) as client,
-            asyncio.TaskGroup() as group,
-        ):
+        opened = open_client(
+            key=self._key(),
+            base_url=self._base_url,
+            max_retries=self._max_retries,
+            timeout=self._timeout,
+            pace=self._pace,
+        )
+        async with opened as client, asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
                 group.create_task(work())
 
-    async def _ask(self, client: Any, content: str) -> _Reply | _Failure:
+    async def _ask(self, client: Any, content: str) -> Reply | Failure:
         from openai import APIConnectionError, OpenAIError
 
+        sampling = {} if self._temperature is None else {"temperature": self._temperature}
         try:
-            completion = await client.chat.completions.create(
+            answer = await client.chat.completions.with_raw_response.create(
                 model=self._model,
                 messages=[{"role": "user", "content": content}],
-                max_tokens=self._max_tokens,
-                temperature=0,
+                **{self._limit: self._max_tokens},
+                **sampling,
             )
-        except (OpenAIError, json.JSONDecodeError) as error:
+        except (OpenAIError, ValueError) as error:  # the latter of what cannot be written into a request
             cause = "" if error.__cause__ is None else f" ({error.__cause__})"
-            reason = " ".join(f"{error}{cause}".split())[:300]
-            if _is_permanent(error):
+            reason = one_line(" ".join(f"{error}{cause}"[:1000].split()), 300)
+            advice = advice_on(reason, self._limit, self._temperature)
+            if is_permanent(error, advised=advice is not None):
                 raise InputError(
                     f"judge {self.name}: expected {self._endpoint} to answer as model {self._model!r} to the key in "
-                    f"{self._key_variable}; got: {reason}; correct what it refuses"
+                    f"{self._key_variable}; got: {reason}; {advice or 'correct what it refuses'}"
                 ) from None
-            return _Failure(reason, isinstance(error, APIConnectionError))
-        choices = getattr(completion, "choices", None)
-        if not choices:
-            return _Failure("a reply without choices", False)
-        usage = completion.usage
-        reply = _Reply(
-            choices[0].message.content or "",
-            usage.prompt_tokens if usage else _tokens(content),
-            usage.completion_tokens if usage else self._max_tokens,
-        )
-        self._spent += self._cost(reply.prompt_tokens, reply.completion_tokens) or 0.0
+            return Failure(reason, isinstance(error, APIConnectionError))
+        reply = read_reply(answer.http_response.content)
+        if isinstance(reply, Reply):
+            self._spent += self._cost(*self._used(reply, content)) or 0.0
         return reply
 
-    async def _pace(self, _request: object) -> None:
-        """Wait for the next place in time; every request passes here, repeated ones too."""
-        if self._requests_per_minute is None:
-            return
-        now = time.monotonic()
-        slot = max(now, self._next_slot)
-        self._next_slot = slot + 60 / self._requests_per_minute
-        await asyncio.sleep(slot - now)
+    def _used(self, reply: Reply, content: str) -> tuple[int, int]:
+        """Tokens of a call, estimated where the endpoint does not count."""
+        prompt, completion = reply.prompt_tokens, reply.completion_tokens
+        return _tokens(content) if prompt is None else prompt, self._max_tokens if completion is None else completion
 
-    def _judgement(self, forward: _Reply | _Failure | None, backward: _Reply | _Failure | None) -> Judgement | None:
-        if not isinstance(forward, _Reply) or not isinstance(backward, _Reply):
+    def _key(self) -> str:
+        key = os.environ.get(self._key_variable, "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(
+                f"judge {self.name}: expected a key of printable ASCII characters in {self._key_variable}; got others; "
+                "copy it again"
+            )
+        return key
+
+    def _judgement(self, question: Question, answers: Sequence[Reply | Failure | None]) -> Judgement | None:
+        replies = [each for each in answers if isinstance(each, Reply)]
+        if len(replies) < 2:
             return None
-        first, second = _verdict(forward.text), _verdict(backward.text)
-        prompt_tokens = forward.prompt_tokens + backward.prompt_tokens
-        completion_tokens = forward.completion_tokens + backward.completion_tokens
+        said = [after_thinking(reply.text) for reply in replies]
+        first, second = verdicts = [None if each is None else verdict(each) for each in said]
+        used = [
+            self._used(reply, self._content(question, swapped))
+            for reply, swapped in zip(replies, (False, True), strict=True)
+        ]
+        prompt_tokens, completion_tokens = (sum(counts) for counts in zip(*used, strict=True))
+        kept = [reply.text if each is None else each for reply, each in zip(replies, said, strict=True)]
         score = None if first is None or second is None else (PREFERENCE[first] + 1 - PREFERENCE[second]) / 2
         return Judgement(
             score=score,
             details={
                 "forward": first,
                 "backward": second,
-                "reply_forward": forward.text[:REPLY_KEPT],
-                "reply_backward": backward.text[:REPLY_KEPT],
+                "reply_forward": kept[0][:REPLY_KEPT],
+                "reply_backward": kept[1][:REPLY_KEPT],
                 "calls": 2,
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": completion_tokens,
                 "cost": self._cost(prompt_tokens, completion_tokens),
+                "cut_off": sum(
+                    read is None and (each is None or reply.limited)
+                    for reply, each, read in zip(replies, said, verdicts, strict=True)
+                ),
             },
         )
 
-    def _check_answered(self, found: Mapping[_Call, _Reply | _Failure], questions: int) -> None:
+    def _check_answered(self, found: Mapping[_Call, Reply | Failure], questions: int) -> None:
         """Raise if an endpoint does not answer at all, or may not be asked any more."""
-        failures = [each for each in found.values() if isinstance(each, _Failure)]
+        failures = [each for each in found.values() if isinstance(each, Failure)]
         unreachable = all(failure.connection for failure in failures)
         if failures and len(failures) == len(found) and (unreachable or questions > 1):
+            advice = advice_on(failures[0].reason, self._limit, self._temperature) or "start it, or correct base_url"
             raise InputError(
                 f"judge {self.name}: expected an answering endpoint at {self._endpoint}; got: {failures[0].reason}; "
-                "start it, or correct base_url"
+                f"{advice}"
             )
         if self._cost_limit is not None and len(found) < 2 * questions:
             raise InputError(
@@ -323,9 +334,10 @@ class ChatJudge:
         while any(fence in text for text in (question.prompt, first, second)):
             fence += "="
         first, second = (second, first) if swapped else (first, second)
-        return LAYOUT.format(
+        asked = LAYOUT.format(
             instruction=self._instruction, prompt=question.prompt, first=first, second=second, fence=fence
         )
+        return asked.encode(errors="replace").decode()  # half a character cannot be sent
 
     def _cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         if self._prices is None:
@@ -333,15 +345,24 @@ class ChatJudge:
         return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
 
     def _check(self) -> None:
-        pace, prices, limit = self._requests_per_minute, self._prices, self._cost_limit
+        check_name(self.name)
+        pace, prices, limit, heat = self._requests_per_minute, self._prices, self._cost_limit, self._temperature
         priced = prices is None or (len(prices) == 2 and min(prices) >= 0)
         rules = [
-            ("base_url", self._base_url, "a URL that starts with http", re.match("https?://.", self._base_url)),
+            (
+                "base_url",
+                self._base_url,
+                "a URL that starts with http, has a host and no port above 65535",
+                is_endpoint(self._base_url),
+            ),
+            ("model", self._model, "a printable name", self._model.isprintable()),
             ("concurrency", self._concurrency, "at least 1", self._concurrency >= 1),
             ("requests_per_minute", pace, "more than 0, or None", pace is None or pace > 0),
             ("max_retries", self._max_retries, "at least 0", self._max_retries >= 0),
             ("timeout", self._timeout, "more than 0", self._timeout > 0),
-            ("max_tokens", self._max_tokens, "at least 1", self._max_tokens >= 1),
+            (self._limit, self._max_tokens, "at least 1", self._max_tokens >= 1),
+            ("max_tokens", self._max_tokens, "none beside max_completion_tokens", not self._both_limits),
+            ("temperature", heat, "from 0 on, or None", heat is None or 0 <= heat < math.inf),
             ("prices", prices, "two numbers from 0 on, or None", priced),
             ("cost_limit", limit, "more than 0, with prices", limit is None or (prices is not None and limit > 0)),
         ]
@@ -368,25 +389,3 @@ def _run(asking: Coroutine[Any, Any, None]) -> None:
 
 def _tokens(content: str) -> int:
     return math.ceil(len(content) / CHARACTERS_PER_TOKEN) + FRAMING
-
-
-def _is_permanent(error: Exception) -> bool:
-    """Whether every other question would meet this error too: it is about key, account, model or settings."""
-    status, param, code, kind = (getattr(error, name, None) for name in ("status_code", "param", "code", "type"))
-    if status in (401, 403, 404) or code == "insufficient_quota":
-        return True
-    return status in (400, 422) and (param in ("model", "max_tokens", "temperature") or "model" in f"{code} {kind}")
-
-
-def _verdict(reply: str) -> str | None:
-    """A, B or TIE, if a reply says just one of them.
-
-    It is the reply's only [[A]], [[B]] or [[TIE]]; or all of its first line; or its first word, with a full stop,
-    exclamation mark or closing bracket behind it. Case, quotes and markdown around the word do not matter.
-    """
-    text = reply.strip().upper()
-    marked = set(re.findall(r"\[\[\s*(A|B|TIE)\s*\]\]", text))
-    if marked:
-        return marked.pop() if len(marked) == 1 else None
-    found = re.match(r"[\W_]*(A|B|TIE)[*_`\"'’”]*[ \t]*(?=$|\n|[.!)\]}>])", text)
-    return found[1] if found else None

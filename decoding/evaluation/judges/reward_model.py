@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from decoding.evaluation.judges.doors import check_name
 from decoding.evaluation.judges.protocol import Judgement, Question
 from solvers.errors import InputError
 
@@ -28,12 +29,13 @@ class RewardModel:
         How a prompt and a text become what is scored, with {prompt} and {text}; None for the tokenizer's chat
         template, or the text right after the prompt if it has none.
     name
-        What tables and rows call it; None for the last part of `name_or_path`.
+        What tables and rows call it, at most 60 printable characters; None for the last part of `name_or_path`.
 
     Raises
     ------
     InputError
-        An unknown dtype, a batch size below 1, or a template without {text} or with unknown fields.
+        An unknown dtype, a name that cannot be printed, a batch size below 1, or a template without {text} or with
+        unknown fields.
     """
 
     pairwise = False
@@ -55,6 +57,7 @@ class RewardModel:
         if template is not None:
             _check_template(template)
         self.name = name or name_or_path.rstrip("/").rpartition("/")[2]
+        check_name(self.name)
         self._name_or_path, self._template = name_or_path, template
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._scorer: Any = None

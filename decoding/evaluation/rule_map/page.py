@@ -15,6 +15,7 @@ from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row
 from decoding.evaluation.rule_map.report import FRONT, GROUPS, curve_rows, fronts_of, label, limits, points_along
 from solvers.divergences import DIVERGENCES as MEASURES
+from solvers.shown import visible
 
 FRONT_NAME = "least of any rule"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -84,7 +85,7 @@ def write_page(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings,
     )
     greedy = " The draft is its own likeliest token." if settings.greedy_draft else ""
     page = PAGE.format(
-        title=escape(f"Rejection against divergence: {settings.source}"),
+        title=escape(visible(f"Rejection against divergence: {settings.source}")),
         positions=settings.positions,
         prompts=settings.prompts,
         how=f"Temperature {settings.temperature:g}.{greedy}",

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import isotonic_regression
 
-from decoding.evaluation.comparison.report import empty_table
-from decoding.evaluation.files import replace_file
+from decoding.evaluation.comparison.report import LONGEST, empty_table
+from decoding.evaluation.pictures import write_png
 from decoding.evaluation.rule_map.front import MapFront
 from decoding.evaluation.rule_map.mapper import RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row
 from solvers.divergences import DIVERGENCES as MEASURES
+from solvers.shown import literal
 
 FRONT, SHADE, QUIET = "#111111", "#e3e6eb", "#4a5160"
 GROUPS = {
@@ -213,10 +214,9 @@ def figure(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, pat
         names.append("a rule's published default")
     drawn.legend(handles, names, frameon=False, fontsize=9, loc="outside lower center", ncols=5)
     greedy = ", greedy draft" if settings.greedy_draft else ""
-    drawn.suptitle(
-        f"{settings.source}: {settings.positions} positions, temperature {settings.temperature:g}{greedy}", fontsize=11
-    )
-    replace_file(path, lambda file: drawn.savefig(file, dpi=150, format="png"))
+    title = f"{settings.source}: {settings.positions} positions, temperature {settings.temperature:g}{greedy}"
+    drawn.suptitle(literal(title, LONGEST), fontsize=11)
+    write_png(drawn, path)
     plt.close(drawn)
 
 
@@ -262,7 +262,7 @@ def _multiples_panel(ax: Axes, curves: Sequence[Row], front: MapFront) -> None:
         colour = GROUPS[groups[spec]][1]
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
         ax.annotate(
-            label(spec),
+            literal(label(spec)),
             (1.0, end),
             xytext=(1.06, place),
             xycoords="axes fraction",

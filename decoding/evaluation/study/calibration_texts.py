@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from decoding.evaluation.files import Row
-from decoding.evaluation.positions import raw_logits, sampling_at, seed_for
+from decoding.evaluation.positions import raw_logits, seed_for
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import padded, written_tokens
-from decoding.huggingface import generate
+from decoding.huggingface import generate_plainly
 from decoding.pairs import Pair
 from tradeoff.positions import Positions
 
@@ -66,7 +66,7 @@ def calibration_positions(
 def _written(pair: Pair, prompts: Sequence[Tensor], configuration: Configuration, numbers: range) -> list[Row]:
     owners = [number % len(prompts) for number in numbers]
     input_ids, mask = padded([prompts[owner] for owner in owners])
-    output = generate(
+    output = generate_plainly(
         pair.target,
         pair.draft,
         input_ids,
@@ -75,7 +75,7 @@ def _written(pair: Pair, prompts: Sequence[Tensor], configuration: Configuration
         generator=[seed_for(configuration.seed, 1, number) for number in numbers],
         account="counts",
         max_new_tokens=configuration.texts.max_new_tokens,
-        **sampling_at(configuration.texts.temperature),
+        temperature=configuration.texts.temperature,
     )
     if output.interrupted:
         raise KeyboardInterrupt

@@ -26,7 +26,7 @@ RATIOS = {
 }
 """Every reported mean as numerator and denominator columns of the rows."""
 
-ADDED = ("calls", "prompt_tokens", "completion_tokens", "cost")
+ADDED = ("calls", "prompt_tokens", "completion_tokens", "cost", "cut_off")
 """Details of judgements that are summed up."""
 
 

@@ -5,7 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from decoding.evaluation.study.strict_yaml import Count, Dtype, Natural, Positive, Range, hint, read_settings, wrong
+from decoding.evaluation.judges.doors import check_name, is_endpoint
+from decoding.evaluation.study.strict_yaml import (
+    Count,
+    Dtype,
+    Natural,
+    Positive,
+    Range,
+    hint,
+    placed,
+    read_settings,
+    wrong,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +85,11 @@ class ChatSettings:
     concurrency, requests_per_minute
         Requests at once, and at most in a minute.
     max_retries, timeout
-        Of a request; seconds.
-    max_tokens
-        Of a reply.
+        Of a request up to the last byte of its reply; seconds.
+    max_tokens, max_completion_tokens
+        Of a reply, under the name that the endpoint wants; 16 as max_tokens if neither is given.
+    temperature
+        None to send none.
     prices
         USD per million tokens of prompts and of replies.
     cost_limit
@@ -95,7 +108,9 @@ class ChatSettings:
     requests_per_minute: Positive | None = None
     max_retries: Natural = 6
     timeout: Positive = 60.0
-    max_tokens: Count = 16
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Annotated[float, Range(least=0)] | None = 0.0
     prices: tuple[Annotated[float, Range(least=0)], Annotated[float, Range(least=0)]] | None = None
     cost_limit: Positive | None = None
     instruction: str | None = None
@@ -133,11 +148,15 @@ def read_judge(given: object, path: str, device: str) -> JudgeSettings:
         defaults["name"] = str(given.get("model")).rstrip("/").split("/")[-1]
     kept = {key: value for key, value in given.items() if value is not None or key not in defaults}
     judge = read_settings(_KINDS[kind], defaults | kept, path)
+    with placed(path):
+        check_name(judge.name)
     if isinstance(judge, RewardModelSettings) and judge.template is not None and "{text}" not in judge.template:
         wrong(f"{path}.template", "{text} in it, where the text goes", judge.template)
     if isinstance(judge, ChatSettings):
-        if not judge.base_url.startswith(("http://", "https://")):
+        if not is_endpoint(judge.base_url):
             wrong(f"{path}.base_url", "an address such as https://api.openai.com/v1", judge.base_url)
+        if judge.max_tokens is not None and judge.max_completion_tokens is not None:
+            wrong(f"{path}.max_tokens", "none beside max_completion_tokens", judge.max_tokens, "keep one of the two")
         if judge.cost_limit is not None and judge.prices is None:
             wrong(f"{path}.prices", "two prices beside a cost_limit", None, "USD per million tokens, such as [30, 60]")
     return judge

@@ -24,10 +24,10 @@ from decoding.evaluation.study.page_parts import (
     provenance_lines,
     published_line,
     rule_names,
-    visible,
 )
 from decoding.evaluation.study.report import draw
 from decoding.evaluation.study.results import Example, Results, TokenCost
+from solvers.shown import visible
 
 STEPS = (0.02, 0.1, 0.3, 0.6, 1.0, 2.0)
 """Costs, in nats, from which a colour deepens."""

@@ -3,7 +3,6 @@
 import html
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from decoding.evaluation.bootstrap import Estimate
 from decoding.evaluation.files import replace_file
+from decoding.evaluation.pictures import write_png
 from decoding.evaluation.study.page_parts import (
     FIRST,
     NOISE,
@@ -34,9 +34,9 @@ from decoding.evaluation.study.page_parts import (
     published_line,
     rule_names,
     verdict,
-    visible,
 )
 from decoding.evaluation.study.results import CellResult, Comparison, Example, Results
+from solvers.shown import literal, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,10 +171,7 @@ def figure(results: Results, path: Path) -> None:
     InputError
         It cannot be written.
     """
-    drawn = draw(results)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)  # an emoji in a judge's name
-        replace_file(path, lambda file: drawn.savefig(file, dpi=150, format="png"))
+    write_png(draw(results), path)
 
 
 def draw(results: Results) -> "Figure":
@@ -310,6 +307,5 @@ def _forest_legend(drawn: "Figure", published: bool) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text that leaves room for the figure and that matplotlib does not read as mathematics."""
-    line = " ".join(visible(text).split())
-    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace("$", r"\$")
+    """Text that leaves room for the figure."""
+    return literal(text, LONGEST)

@@ -12,6 +12,7 @@ from typing import Any
 
 from decoding.evaluation.files import Row, check_settings, locked
 from decoding.evaluation.judges import ChatJudge, Judge
+from decoding.evaluation.judges.doors import check_name
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.stamp import commit
 from decoding.evaluation.study.calibration_texts import calibration_positions, number_of
@@ -102,9 +103,11 @@ class Study:
         ------
         InputError
             The folder belongs to other settings, another run is at work there, a file in it is not as it was written
-            or cannot be written; a rejection cannot be met; a judge cannot be asked at all. Rows that are finished are
-            kept.
+            or cannot be written; a rejection cannot be met; a judge has a name that cannot be shown or cannot be asked
+            at all. Rows that are finished are kept.
         """
+        for judge, _ in judges:
+            check_name(judge.name)
         if not self._main:
             self._work(judges)
             return None

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from decoding.evaluation.files import Row
-from decoding.evaluation.positions import sampling_at, seed_for
+from decoding.evaluation.positions import seed_for
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.results import TokenCost
 from decoding.evaluation.study.token_costs import token_costs
-from decoding.huggingface import SpeculativeOutput, generate
+from decoding.huggingface import SpeculativeOutput, generate_plainly
 from decoding.pairs import Pair
 from solvers.errors import InputError
 
@@ -103,7 +103,7 @@ def write_texts(
         input_ids, mask = padded([prompts[prompt] for prompt, _ in batch.texts])
         # other rules, other uniforms: two texts are compared as two draws, not as one draw twice
         streams = zlib.crc32(batch.cell.label.encode())
-        output = generate(
+        output = generate_plainly(
             pair.target,
             pair.draft,
             input_ids,
@@ -112,7 +112,7 @@ def write_texts(
             draft_length=configuration.texts.draft_length,
             generator=[seed_for(configuration.seed, 4, streams, *text) for text in batch.texts],
             max_new_tokens=configuration.texts.max_new_tokens,
-            **sampling_at(configuration.texts.temperature),
+            temperature=configuration.texts.temperature,
         )
         if output.interrupted:
             raise KeyboardInterrupt
