@@ -15,7 +15,8 @@ from scipy.stats import binom, binomtest
 from study_results import HOSTILE, PROMPTS, STEERING, WON, made_up, refused, shapes, tokens, win_rate
 
 from decoding.evaluation.bootstrap import Estimate
-from decoding.evaluation.study.page_parts import published_line, spread, verdict, visible
+from decoding.evaluation.plain_text import visible
+from decoding.evaluation.study.page_parts import published_line, spread, verdict
 from decoding.evaluation.study.report import draw, figure, markdown, print_results, write_markdown
 from solvers.errors import InputError
 

@@ -1,12 +1,12 @@
 """What a map is asked for: rules, rejections, how logits become laws; and the folder its rows go to."""
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from decoding.evaluation.files import append_rows, check_settings, read_rows
 from decoding.evaluation.position_file import StoredLogits
+from decoding.law_file import check_temperature
 from solvers.errors import InputError
 from tradeoff.positions import Positions
 from tradeoff.rule import Rule
@@ -77,8 +77,7 @@ class MapOptions:
         """
         if not rates or len(set(rates)) < len(rates) or not all(0 < rate < 1 for rate in rates):
             raise InputError(f"rejection: expected different rates above 0 and below 1, such as 0.2,0.1; got {rates}")
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise InputError(f"temperature: expected a finite number > 0; got {temperature}")
+        check_temperature(temperature)
         if seed < 0:
             raise InputError(f"seed: expected a whole number >= 0; got {seed}")
         curves = tuple(all_curves() if rules is None else curves_named(rules))

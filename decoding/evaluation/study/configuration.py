@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
 from decoding.evaluation.study.strict_yaml import (
@@ -13,7 +14,7 @@ from decoding.evaluation.study.strict_yaml import (
     Dtype,
     Fraction,
     Natural,
-    Positive,
+    Range,
     check_keys,
     placed,
     read_list,
@@ -23,6 +24,7 @@ from decoding.evaluation.study.strict_yaml import (
     wrong,
 )
 from decoding.evaluation.study.win_rates import from_counts
+from decoding.law_file import LEAST_TEMPERATURE
 from tradeoff.rules.registry import Family, family_from, from_spec
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -83,7 +85,7 @@ class TextSettings:
     max_new_tokens
         Tokens per text.
     temperature
-        Of both models' softmax.
+        Of both models' softmax; at least `LEAST_TEMPERATURE`.
     draft_length
         Tokens drafted per round.
     batch_size
@@ -92,7 +94,7 @@ class TextSettings:
 
     samples: Count = 3
     max_new_tokens: Count = 40
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Range(least=LEAST_TEMPERATURE)] = 1.0
     draft_length: Count = 4
     batch_size: Count = 16
 
@@ -229,7 +231,7 @@ def read_configuration(path_or_name: str, overrides: Mapping[str, Any]) -> Confi
 def _found(path_or_name: str) -> Path:
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
     path = shipped.get(path_or_name, Path(path_or_name))
-    if not path.is_file():
+    if not os.path.isfile(path):  # no name is too long or too odd for this one to answer
         wrong("configuration", f"a YAML file, or one of {', '.join(shipped)}", path_or_name, "give its path")
     return path
 

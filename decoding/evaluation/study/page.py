@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from decoding.evaluation.files import replace_file
+from decoding.evaluation.plain_text import visible
 from decoding.evaluation.study.page_parts import (
     FIRST,
     REFUSED,
@@ -24,7 +25,6 @@ from decoding.evaluation.study.page_parts import (
     provenance_lines,
     published_line,
     rule_names,
-    visible,
 )
 from decoding.evaluation.study.report import draw
 from decoding.evaluation.study.results import Example, Results, TokenCost

@@ -1,7 +1,6 @@
 """What every report of a study says, before it is drawn: tables of words, and sentences."""
 
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 
 from decoding.evaluation.bootstrap import Estimate
+from decoding.evaluation.plain_text import visible
 from decoding.evaluation.study.results import CellResult, Comparison, Results
 from decoding.evaluation.study.win_rates import detectable
 
@@ -37,8 +37,6 @@ HOW = (
     "Pairwise: comparisons won, 95 % bootstrap interval over prompts. p: exact two-sided sign test; adjusted: Holm's "
     "over the judge's comparisons. Prompts needed: to settle a win rate as large as this one, at 5 % with power 80 %."
 )
-
-BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +68,6 @@ class Sheet:
 def flat(text: str) -> str:
     """A cell or column name on one line."""
     return text.replace("\n", " ")
-
-
-def visible(text: str) -> str:
-    """Text in which characters that steer terminals, files or the direction of writing are spelt out."""
-    return "".join(_spelt(each) for each in text)
-
-
-def _spelt(character: str) -> str:
-    steers = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
-    return f"\\u{ord(character):04x}" if steers or character in BIDIRECTIONAL else character
 
 
 def spread(estimate: Estimate, form: str) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from decoding.evaluation.bootstrap import Estimate
 from decoding.evaluation.files import replace_file
+from decoding.evaluation.plain_text import visible
 from decoding.evaluation.study.page_parts import (
     FIRST,
     NOISE,
@@ -34,7 +35,6 @@ from decoding.evaluation.study.page_parts import (
     published_line,
     rule_names,
     verdict,
-    visible,
 )
 from decoding.evaluation.study.results import CellResult, Comparison, Example, Results
 
