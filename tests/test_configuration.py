@@ -279,11 +279,11 @@ def test_what_is_not_yaml_is_one_line_with_its_line_number(read, tmp_path, text,
     assert "\n" not in str(caught.value)
 
 
-def test_aliases_may_repeat_and_even_contain_themselves(read):
+def test_aliases_may_repeat_and_never_contain_themselves(read):
     assert (
         read("rules: &r [decoding_opt]\nagainst: decoding_opt\nprompts: {source: &s x, name: *s}").prompts.name == "x"
     )
-    with pytest.raises(InputError, match=r"^rules\.0: expected text"):
+    with pytest.raises(InputError, match="expected at most 10000 values with all aliases written out; got more"):
         read("rules: &r [*r]")
 
 

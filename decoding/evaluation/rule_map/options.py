@@ -7,6 +7,7 @@ from typing import Any
 from decoding.evaluation.files import append_rows, check_settings, read_rows
 from decoding.evaluation.position_file import StoredLogits
 from decoding.law_file import check_temperature
+from solvers.arrays import ROUNDING
 from solvers.errors import InputError
 from tradeoff.positions import Positions
 from tradeoff.rule import Rule
@@ -84,7 +85,13 @@ class MapOptions:
         return cls(rates=rates, curves=curves, temperature=temperature, greedy_draft=greedy_draft, seed=seed)
 
     def positions(self, source: str, logits: StoredLogits) -> tuple[Positions, MapSettings]:
-        """Make laws of logits, and the settings to which rows about them belong."""
+        """Make laws of logits, and the settings to which rows about them belong.
+
+        Raises
+        ------
+        InputError
+            Laws that are alike everywhere: then nothing is rejected, and there is nothing to rank.
+        """
         positions = Positions.from_logits(
             logits.draft_logits,
             logits.target_logits,
@@ -92,6 +99,11 @@ class MapOptions:
             greedy_draft=self.greedy_draft,
             prompt=logits.prompt,
         )
+        if float(positions.total_variation.mean()) <= ROUNDING:
+            raise InputError(
+                f"{source}: expected a draft that differs from its target; got equal laws at all {len(positions)} "
+                "positions, where no rule rejects anything; choose another draft"
+            )
         settings = MapSettings(
             source=source,
             digest=logits.digest,

@@ -16,7 +16,7 @@ from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.stamp import commit
 from decoding.evaluation.study.calibration_texts import calibration_positions, number_of
 from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_steps, read_cells, write_cells
-from decoding.evaluation.study.configuration import Configuration, PairSettings
+from decoding.evaluation.study.configuration import Configuration, PairSettings, check_amount
 from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
 from decoding.evaluation.study.judging import Case, ask, cases, judgement_table, question, unanswered
 from decoding.evaluation.study.processes import Processes, device_here, processes_here, share
@@ -79,6 +79,7 @@ class Study:
         self._texts = Table(folder / "texts.jsonl", text_key)
         self._tokens = Table(folder / "tokens.jsonl", text_key)
         self.prompts = self._in_turn(self._read_prompts)
+        check_amount(configuration, len(self.prompts))
         self._main = processes.rank == 0
 
     def run(self, judges: Sequence[tuple[Judge, int | None]], *, forced: bool) -> Results | None:
