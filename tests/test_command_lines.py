@@ -226,7 +226,11 @@ def test_what_is_no_command_line_at_all_is_a_usage_error(files, tmp_path, line):
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (OSError(28, "No space left on device", "x/rows.jsonl"), 2, "x/rows.jsonl: cannot be read or written: No space"),
+        (
+            OSError(28, "No space left on device", "x/rows.jsonl"),
+            2,
+            "x/rows.jsonl: cannot be read or written: No space",
+        ),
         (MemoryError(), 2, "expected work that fits into memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "expected work that fits"),
         (UnicodeEncodeError("ascii", "a\ud800", 1, 2, "no"), 2, "expected text that ascii can write"),

@@ -37,7 +37,9 @@ def one_line_errors(interrupted: str) -> Iterator[None]:
     except OSError as error:
         reason = f"{error.filename or 'output'}: cannot be read or written: {error.strerror or type(error).__name__}"
     except UnicodeEncodeError as error:
-        reason = f"expected text that {error.encoding} can write; got {quoted(error.object)}; set PYTHONIOENCODING=utf-8"
+        reason = (
+            f"expected text that {error.encoding} can write; got {quoted(error.object)}; set PYTHONIOENCODING=utf-8"
+        )
     except MemoryError:
         reason = OUT_OF_MEMORY
     except RuntimeError as error:

@@ -8,6 +8,9 @@ from typing import Any
 
 from solvers.errors import InputError
 
+PIECE = 2**20
+"""Bytes read at once."""
+
 BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -29,8 +32,11 @@ def read_text(path: Path, *, where: str, expected: str, most: int) -> str:
         It cannot be read, is too long or no UTF-8.
     """
     try:
+        content = bytearray()
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            # piece by piece: asked for `most` at once, Python sets so much memory aside
+            while len(content) <= most and (piece := file.read(PIECE)):
+                content += piece
         if len(content) > most:
             raise InputError(f"{where}: expected {expected} of at most {most} bytes; got more; make it shorter")
         return content.decode("utf-8-sig")

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decoding.evaluation.files import make_folder, replace_file
+from decoding.evaluation.plain_text import parse_json
 from decoding.law_file import LOGITS, checked_logits, read_arrays
 from solvers.errors import InputError
 
@@ -236,12 +235,12 @@ def _finished(parts: Path) -> list[int]:
 
 
 def _read_part(path: Path) -> dict[str, np.ndarray] | None:
+    wanted = (*LOGITS, "prompt")
     try:
-        # numpy leaves a torn file open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in (*LOGITS, "prompt")}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        found = read_arrays(path, wanted)
+    except InputError:
         return None
+    return {name: found[name] for name in wanted} if set(wanted) <= found.keys() else None
 
 
 def _merged(parts: Path, sizes: Sequence[int]) -> dict[str, np.ndarray]:
@@ -270,8 +269,8 @@ def _written_settings(parts: Path) -> dict[str, Any] | None:
 
 def _settings(array: np.ndarray | None) -> dict[str, Any] | None:
     try:
-        found = json.loads(str(array))
-    except ValueError:
+        found = parse_json(str(array), where="settings")
+    except InputError:
         return None
     return found if isinstance(found, dict) else None
 

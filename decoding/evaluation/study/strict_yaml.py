@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-MOST_BYTES, MOST_VALUES = 2**18, 10_000
+MOST_BYTES, MOST_VALUES = 2**16, 10_000
 """More than any study needs to say, and little enough to be read in a second or two."""
 
 
@@ -127,7 +127,11 @@ def read_value(wanted: Any, given: object, path: str) -> Any:
     if origin is Annotated:
         return _number(parts[0], given, path, parts[1])
     if origin is Literal:
-        return given if isinstance(given, str) and given in parts else wrong(path, f"one of {', '.join(parts)}", given, hint(given, parts))
+        return (
+            given
+            if isinstance(given, str) and given in parts
+            else wrong(path, f"one of {', '.join(parts)}", given, hint(given, parts))
+        )
     if origin is tuple:
         return _tuple(parts, given, path)
     if wanted is bool:
