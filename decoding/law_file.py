@@ -91,8 +91,8 @@ def _arrays(archive: zipfile.ZipFile, path: Path, wanted: tuple[str, ...]) -> di
     claimed, most = sum(each.file_size for each in chosen), _memory() // 4
     if claimed > most:
         raise InputError(
-            f"{path}: expected arrays that leave this machine room to work, at most {most:.1e} bytes; got {claimed:.1e}; "
-            "split the file"
+            f"{path}: expected arrays that leave this machine room to work, at most {most:.1e} bytes; got "
+            f"{claimed:.1e}; split the file"
         )
     for each in chosen:
         _check_header(archive, each, path)

@@ -32,12 +32,12 @@ def highest_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def refused(read, *arguments):
-    """The one line of a refusal, or None if something was read; anything else fails, as do long waits and memory."""
+def refused(read, *arguments) -> str:
+    """The one line of a refusal, or "" if something was read; anything else fails, as do long waits and memory."""
     started, before = time.monotonic(), highest_memory()
     try:
         read(*arguments)
-        return None
+        return ""
     except InputError as error:
         line = str(error)
         assert "\n" not in line
@@ -49,7 +49,7 @@ def refused(read, *arguments):
         assert time.monotonic() - started < MOST_SECONDS
 
 
-def refused_bytes(read, name, content):
+def refused_bytes(read, name, content) -> str:
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
@@ -70,7 +70,7 @@ def npy(header, content=b"", version=(1, 0)):
     return b"\x93NUMPY" + bytes(version) + length + text + content
 
 
-def plain(shape, descr="<f8", order="False"):
+def plain(shape, descr: object = "<f8", order="False"):
     return f"{{'descr': {descr!r}, 'fortran_order': {order}, 'shape': {shape}, }}\n"
 
 

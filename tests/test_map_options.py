@@ -73,7 +73,7 @@ def test_the_embedded_pair_is_collected_once(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--target=nowhere/nothing"], "expected both a target and a draft"),
-        (["--target=/nowhere/nothing", "--draft=/nowhere/nothing"], "expected a hub name or a folder"),
+        (["--target=/nowhere/nothing", "--draft=/nowhere/other"], "expected a hub name or a folder"),
         (["--limit=0"], "limit: expected at least 1"),
         (["--count=0"], "count: expected at least 1"),
         (["--max-new-tokens=0"], "max_new_tokens: expected at least 1"),

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ LAYER = "model.layers.0.mlp.up_proj.weight"
 
 def saved(folder: Path, **changed):
     torch.manual_seed(3)
-    hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES | {"pad_token_id": None} | changed)).save_pretrained(folder)
+    sizes: dict[str, Any] = SIZES | changed
+    hf.LlamaForCausalLM(hf.LlamaConfig(**sizes)).save_pretrained(folder)
     save_words(folder, padding=None, chat=False)
     return folder
 

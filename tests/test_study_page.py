@@ -11,8 +11,8 @@ import yaml
 from browser import browse, browser
 from study_results import HOSTILE, STEERING, WON, made_up, refused, shapes, tokens
 
-from decoding.evaluation.study.page import write_page
 from decoding.evaluation.plain_text import visible
+from decoding.evaluation.study.page import write_page
 from decoding.evaluation.study.report import markdown
 from decoding.evaluation.study.results import TokenCost
 from solvers.errors import InputError

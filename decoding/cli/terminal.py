@@ -1,7 +1,6 @@
 """What all commands share: one line to an error, progress, and how a pair is loaded."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING

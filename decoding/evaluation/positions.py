@@ -12,7 +12,6 @@ from decoding.pairs import Pair
 from solvers.errors import InputError
 from tradeoff.positions import Positions
 
-
 CHARACTERS = 16
 """Of a token that is not short: a prompt of more, times the context, hardly fits."""
 

@@ -234,12 +234,14 @@ def _with_datasets(source: str, load: Callable[[Any], Any]) -> Any:
         import datasets
     except ImportError:
         raise InputError(
-            f"prompts: expected the datasets package to read {shown(source)}; got none; pip install 'tradeoff[evaluate]'"
+            f"prompts: expected the datasets package to read {shown(source)}; got none; "
+            "pip install 'tradeoff[evaluate]'"
         ) from None
     try:
         return load(datasets)
     except Exception as error:  # noqa: BLE001  every library behind an address raises errors of its own
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"prompts: expected a file, a folder or a data set on the Hugging Face hub; got {quoted(source)}: {shown(reason)}"
+            f"prompts: expected a file, a folder or a data set on the Hugging Face hub; got {quoted(source)}: "
+            f"{shown(reason)}"
         ) from error

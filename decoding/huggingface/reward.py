@@ -28,7 +28,8 @@ class RewardScorer:
     Raises
     ------
     InputError
-        Nothing loadable there, a model that is no reward model, weights that are not the model's, or a device that is not there.
+        Nothing loadable there, a model that is no reward model, weights that are not the model's, or a device that is
+        not there.
     """
 
     def __init__(self, name_or_path: str, *, device: str, dtype: str, template: str | None) -> None:

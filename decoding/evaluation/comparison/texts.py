@@ -15,7 +15,6 @@ from decoding.huggingface import generate
 from decoding.pairs import Pair
 from solvers.errors import InputError
 
-
 MOST = 1_000_000
 """Texts, or tokens of one: more would take weeks to write, and memory to plan."""
 
