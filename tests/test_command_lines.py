@@ -167,7 +167,7 @@ EVALUATE = [
     ("{files}/empty.yaml --max-new-tokens=" + TOO_MANY, "texts.max_new_tokens: expected at most"),
     ("{files}/empty.yaml --batch-size=" + TOO_MANY, "texts.batch_size: expected at most"),
     ("{files}/empty.yaml --limit=0", "prompts.limit: expected a whole number >= 1"),
-    ("{files}/empty.yaml --dtype=x", "dtype: expected float32"),
+    ("{files}/empty.yaml --dtype=x", "pair.dtype: expected one of float32"),
     ("{files}/empty.yaml --device=meta", "device: expected one that keeps numbers"),
     ("{files}/empty.yaml --threads=1000000000", "threads: expected at least 1, and at most"),
     ("{files}/empty.yaml --target=a", "pair: expected both a target and a draft"),

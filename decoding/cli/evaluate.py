@@ -40,7 +40,7 @@ def evaluate_rules(
     replace what CONFIG says. Several GPUs: accelerate launch --no_python tradeoff evaluate ...
     """
     with one_line_errors("interrupted; finished texts and judgements are kept, the same command goes on from there"):
-        check_options(dtype, threads)
+        check_options(None, threads)  # the configuration's own reader names its dtype
         from decoding.evaluation.study.configuration import read_configuration
 
         read = read_configuration(

@@ -11,12 +11,10 @@ from torch import Tensor
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
 from decoding.evaluation.files import append_rows, check_settings, read_rows
 from decoding.evaluation.positions import PLAIN_SAMPLING, collect_positions, seed_for
+from decoding.evaluation.study.limits import MOST
 from decoding.huggingface import generate
 from decoding.pairs import Pair
 from solvers.errors import InputError
-
-MOST = 1_000_000
-"""Texts, or tokens of one: more would take weeks to write, and memory to plan."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
+from decoding.evaluation.study.limits import check_pair, check_texts
 from decoding.evaluation.study.strict_yaml import (
     Count,
     Dtype,
@@ -29,9 +30,6 @@ from tradeoff.rules.registry import Family, family_from, from_spec
 
 CONFIGS = Path(__file__).parent / "configs"
 """Folder of the shipped configurations."""
-
-MOST = 1_000_000
-"""Texts, or tokens of one: more would take weeks to write, and memory to plan."""
 
 REJECTION = "rejection"
 """What rules are matched at if not at a value of their knob."""
@@ -260,14 +258,11 @@ def _overridden(given: dict[Any, Any], overrides: Mapping[str, Any]) -> dict[Any
 def _checked(given: dict[Any, Any]) -> Configuration:
     check_keys(given, _DEFAULTS, "")
     given = _DEFAULTS | {key: value for key, value in given.items() if value is not None}
-    pair = read_settings(PairSettings, given["pair"], "pair")
-    if (pair.target is None) != (pair.draft is None):
-        wrong("pair", "both a target and a draft, or neither for the embedded pair", pair.target or pair.draft)
+    pair = check_pair(read_settings(PairSettings, given["pair"], "pair"))
     prompts = read_settings(PromptSettings, given["prompts"], "prompts")
-    if pair.target is not None and pair.target == pair.draft:
-        wrong("pair.draft", "another model than the target, of which something is rejected", pair.draft)
     if "{prompt}" not in prompts.template:
         wrong("prompts.template", "{prompt} in it, where the prompt goes", prompts.template)
+    texts = check_texts(read_settings(TextSettings, given["texts"], "texts"))
     families = _families(given["rules"])
     compared = [family for family in families if _is_free(family)]
     at = _at(given["at"], compared)
@@ -276,7 +271,7 @@ def _checked(given: dict[Any, Any]) -> Configuration:
     return Configuration(
         pair=pair,
         prompts=prompts,
-        texts=_texts(given["texts"]),
+        texts=texts,
         rules=tuple(family.spec for family in families),
         at=at,
         against=against,
@@ -286,28 +281,6 @@ def _checked(given: dict[Any, Any]) -> Configuration:
         seed=read_value(Natural, given["seed"], "seed"),
         published=_published(given["published"], [family.spec for family in compared], at, against, judges),
     )
-
-
-def _texts(given: object) -> TextSettings:
-    texts = read_settings(TextSettings, given, "texts")
-    for name in ("samples", "max_new_tokens", "draft_length", "batch_size"):
-        if getattr(texts, name) > MOST:
-            wrong(f"texts.{name}", f"at most {MOST}", getattr(texts, name))
-    return texts
-
-
-def check_amount(configuration: Configuration, prompts: int) -> None:
-    """Check that a study's texts can be planned in memory.
-
-    Raises
-    ------
-    InputError
-        They are too many.
-    """
-    cells = len(configuration.rules) * len(configuration.at[1])
-    if prompts * configuration.texts.samples * cells > MOST:
-        told = f"{prompts} prompts x {configuration.texts.samples} samples x {cells} rules at values"
-        wrong("texts.samples", f"at most {MOST} texts in all", told, "lower it, or prompts.limit")
 
 
 def _families(given: object) -> list[Family]:

@@ -16,9 +16,10 @@ from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.stamp import commit
 from decoding.evaluation.study.calibration_texts import calibration_positions, number_of
 from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_steps, read_cells, write_cells
-from decoding.evaluation.study.configuration import Configuration, PairSettings, check_amount
+from decoding.evaluation.study.configuration import Configuration, PairSettings
 from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
 from decoding.evaluation.study.judging import Case, ask, cases, judgement_table, question, unanswered
+from decoding.evaluation.study.limits import check_amount
 from decoding.evaluation.study.processes import Processes, device_here, processes_here, share
 from decoding.evaluation.study.results import Comparison, JudgeAccount, Results
 from decoding.evaluation.study.store import Row, Table, locked
