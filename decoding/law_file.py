@@ -106,6 +106,8 @@ def _arrays(archive: zipfile.ZipFile, path: Path, wanted: tuple[str, ...]) -> di
 def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
     with archive.open(member) as packed:
         version = np.lib.format.read_magic(packed)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise InputError(f"{path}: expected an array of format 1, 2 or 3; got {version[0]}.{version[1]}")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(packed)
         held = member.file_size - packed.tell()
