@@ -1,7 +1,9 @@
 """Fronts as people and programs read them: answers to questions, a table, JSON, a figure."""
 
+import errno
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -325,6 +327,30 @@ def write_png(fronts: Sequence[ParetoFront], path: Path) -> None:
         _written(path, lambda: figure.savefig(path, dpi=150, format="png"))
     finally:
         plt.close(figure)
+
+
+def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Check, before anything is solved, that files can be written and replace neither an input nor each other.
+
+    Raises
+    ------
+    InputError
+        They cannot, or do.
+    """
+    taken = [os.path.realpath(each) for each in inputs]
+    for path in outputs:
+        place = os.path.realpath(path)
+        if place in taken:
+            raise InputError(f"{path}: expected a file of its own for every output; got one twice; choose another name")
+        taken.append(place)
+        _written(path, lambda place=place: _check_writable(place))
+
+
+def _check_writable(place: str) -> None:
+    if os.path.isdir(place):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(place if os.path.exists(place) else os.path.dirname(place), os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _written(path: Path, write: Callable[[], object]) -> None:

@@ -1,5 +1,6 @@
 """A draft and a target model with their common tokenizer; the embedded pair by default."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,20 @@ def pair_name(target: str | None, draft: str | None) -> str:
     if (target is None) != (draft is None):
         raise InputError("pair: expected both a target and a draft, or neither for the embedded pair; got one")
     return "embedded pair" if target is None or draft is None else f"{_short(target)} with {_short(draft)}"
+
+
+def check_different(target: str | None, draft: str | None) -> None:
+    """Check that a draft is not the target itself, of which nothing is ever rejected.
+
+    Raises
+    ------
+    InputError
+        It is.
+    """
+    if target is not None and draft is not None and os.path.realpath(target) == os.path.realpath(draft):
+        raise InputError(
+            f"draft: expected another model than the target, of which something is rejected; got {draft!r} for both"
+        )
 
 
 def _short(name_or_path: str) -> str:

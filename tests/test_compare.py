@@ -162,7 +162,7 @@ def test_other_settings_do_not_mix_with_written_rows(whole, other):
         (["--limit=0"], "limit: expected at least 1"),
         (["--max-new-tokens=100000"], "context of"),
         (["--target=nowhere/nothing"], "expected both a target and a draft"),
-        (["--target=/nowhere/nothing", "--draft=/nowhere/nothing"], "expected a hub name or a folder"),
+        (["--target=/nowhere/nothing", "--draft=/nowhere/other"], "expected a hub name or a folder"),
         (["--dtype=int8"], "expected float32"),
         (["--prompts=/nowhere/nothing.txt"], "expected a readable text or JSON file"),
     ],

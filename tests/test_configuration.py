@@ -154,9 +154,9 @@ SETTINGS = [
     ("texts: {samples: yes}", r"texts\.samples: expected a whole number >= 1; got True"),
     ("texts: {samples: [1]}", r"texts\.samples: expected a whole number >= 1; got \[1\]"),
     ("texts: {samples: null}", r"texts\.samples: expected a whole number >= 1; got None"),
-    ("texts: {temperature: 0}", r"texts\.temperature: expected a finite number > 0; got 0"),
-    ("texts: {temperature: .inf}", r"texts\.temperature: expected a finite number > 0; got inf"),
-    ("texts: {temperature: .nan}", r"texts\.temperature: expected a finite number > 0; got nan"),
+    ("texts: {temperature: 0}", r"texts\.temperature: expected a finite number >= 0\.001; got 0"),
+    ("texts: {temperature: .inf}", r"texts\.temperature: expected a finite number >= 0\.001; got inf"),
+    ("texts: {temperature: .nan}", r"texts\.temperature: expected a finite number >= 0\.001; got nan"),
     ("texts: {max_new_tokens: 0}", r"texts\.max_new_tokens: expected"),
     ("texts: {draft_length: 0}", r"texts\.draft_length: expected"),
     ("texts: {batch_size: 0}", r"texts\.batch_size: expected"),
@@ -279,11 +279,11 @@ def test_what_is_not_yaml_is_one_line_with_its_line_number(read, tmp_path, text,
     assert "\n" not in str(caught.value)
 
 
-def test_aliases_may_repeat_and_even_contain_themselves(read):
+def test_aliases_may_repeat_and_never_contain_themselves(read):
     assert (
         read("rules: &r [decoding_opt]\nagainst: decoding_opt\nprompts: {source: &s x, name: *s}").prompts.name == "x"
     )
-    with pytest.raises(InputError, match=r"^rules\.0: expected text"):
+    with pytest.raises(InputError, match="expected at most 10000 values with all aliases written out; got more"):
         read("rules: &r [*r]")
 
 

@@ -283,10 +283,10 @@ def test_bad_arrays_are_one_line_and_exit_code_2(tmp_path, arrays, message):
     refused(front(file(tmp_path / "laws.npz", **arrays)), message)
 
 
-@pytest.mark.parametrize("temperature", ["0", "-1", "inf", "nan"])
+@pytest.mark.parametrize("temperature", ["0", "-1", "inf", "nan", "1e-320"])
 def test_bad_temperatures_are_one_line_and_exit_code_2(tmp_path, temperature):
     path = file(tmp_path / "logits.npz", draft_logits=DRAFT, target_logits=TARGET)
-    refused(front(path, f"--temperature={temperature}"), "expected a finite number > 0")
+    refused(front(path, f"--temperature={temperature}"), "expected a finite number >= 0.001")
 
 
 def test_files_that_are_no_laws_are_one_line_and_exit_code_2(tmp_path, one):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decoding.cli.terminal import console, load, numbers, one_line_errors, progress_bars, say, screen
+from decoding.cli.terminal import check_options, console, load, numbers, one_line_errors, progress_bars, say, screen
 from solvers.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def compare_rules(
     from the same prompts and seeds, and is charged the exact divergence of its output law at every token.
     """
     with one_line_errors("interrupted; finished rows are kept, the same command goes on from there"):
+        check_options(dtype, threads)
         rates = numbers(rejection)
         if limit is not None and limit < 1:
             raise InputError(f"limit: expected at least 1; got {limit}")
@@ -49,12 +50,12 @@ def compare_rules(
         from decoding.evaluation.files import locked
         from decoding.evaluation.positions import encode_prompts
         from decoding.evaluation.prompts import read_prompts
+        from decoding.pairs import check_different, pair_name
 
+        check_different(target, draft)
         texts = read_prompts(prompts or embedded.PROMPTS, limit)
-        with console.status("loading models"):
-            pair = load(target, draft, dtype, device, threads)
         settings = Settings(
-            pair=pair.name,
+            pair=pair_name(target, draft),
             prompts=tuple(texts),
             rejection=rates,
             samples=samples,
@@ -65,6 +66,8 @@ def compare_rules(
             dtype=dtype,
             device=device,
         )
+        with console.status("loading models"):
+            pair = load(target, draft, dtype, device, threads)
         encoded = encode_prompts(pair, texts, max_new_tokens)
         with locked(out):
             _run(pair, encoded, settings, Folder(out, settings))

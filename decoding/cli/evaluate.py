@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decoding.cli.terminal import load, one_line_errors, say, screen, track
+from decoding.cli.terminal import check_options, load, one_line_errors, say, screen, track
 
 if TYPE_CHECKING:
     from decoding.evaluation.study.configuration import Configuration
@@ -40,6 +40,7 @@ def evaluate_rules(
     replace what CONFIG says. Several GPUs: accelerate launch --no_python tradeoff evaluate ...
     """
     with one_line_errors("interrupted; finished texts and judgements are kept, the same command goes on from there"):
+        check_options(None, threads)  # the configuration's own reader names its dtype
         from decoding.evaluation.study.configuration import read_configuration
 
         read = read_configuration(

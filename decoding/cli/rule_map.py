@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decoding.cli.terminal import console, load, numbers, one_line_errors, progress_bars, say, screen
+from decoding.cli.terminal import check_options, console, load, numbers, one_line_errors, progress_bars, say, screen
 from solvers.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def map_rules(
     """
     with one_line_errors("interrupted; finished texts and rows are kept, the same command goes on from there"):
         from decoding.evaluation.files import locked
+
+        check_options(dtype, threads)
         from decoding.evaluation.rule_map.options import MapOptions
 
         options = MapOptions.checked(numbers(rejection), rules, temperature, greedy_draft=greedy_draft, seed=seed)
@@ -63,8 +65,9 @@ def map_rules(
         from decoding import embedded
         from decoding.evaluation.position_file import Collection
         from decoding.evaluation.prompts import read_prompts
-        from decoding.pairs import pair_name
+        from decoding.pairs import check_different, pair_name
 
+        check_different(target, draft)
         if limit is not None and limit < 1:
             raise InputError(f"limit: expected at least 1; got {limit}")
         collection = Collection(

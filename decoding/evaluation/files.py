@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from decoding.evaluation.plain_text import parse_json
 from solvers.errors import InputError
 
 Row = dict[str, Any]
@@ -97,28 +98,7 @@ def read_json(path: Path) -> Any:
     InputError
         It cannot be read, or holds no JSON.
     """
-    return parsed(_read(path), str(path))
-
-
-def parsed(text: bytes | str, name: str) -> Any:
-    """Parse JSON.
-
-    Parameters
-    ----------
-    text
-        The text, or its bytes in UTF-8.
-    name
-        What an error calls it.
-
-    Raises
-    ------
-    InputError
-        It is no JSON.
-    """
-    try:
-        return json.loads(text.decode() if isinstance(text, bytes) else text)
-    except (ValueError, RecursionError) as error:  # nested deeper than the stack
-        raise InputError(f"{name}: expected JSON; {_reason(error)}") from None
+    return parse_json(_read(path), where=str(path))
 
 
 def sealed(row: Row, kind: str) -> Row:
@@ -271,7 +251,7 @@ def as_json(value: Any) -> Any:
 
 def _row(line: bytes, place: str, kind: str) -> Row:
     try:
-        row = unsealed(parsed(line, place), kind)
+        row = unsealed(parse_json(line, where=place), kind)
     except InputError:
         row = None
     if row is None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decoding.evaluation.files import make_folder, parsed, read_json, replace_file
+from decoding.evaluation.files import make_folder, read_json, replace_file
+from decoding.evaluation.plain_text import parse_json
 from decoding.law_file import LOGITS, checked_logits, read_arrays
 from solvers.errors import InputError
 
@@ -234,12 +235,12 @@ def _finished(parts: Path) -> list[int]:
 
 
 def _read_part(path: Path) -> dict[str, np.ndarray] | None:
-    names = (*LOGITS, "prompt")
+    wanted = (*LOGITS, "prompt")
     try:
-        arrays = read_arrays(path, names)
+        found = read_arrays(path, wanted)
     except InputError:
         return None
-    return arrays if set(arrays) == set(names) else None
+    return {name: found[name] for name in wanted} if set(wanted) <= found.keys() else None
 
 
 def _merged(parts: Path, sizes: Sequence[int]) -> dict[str, np.ndarray]:
@@ -270,7 +271,7 @@ def _written_settings(parts: Path) -> dict[str, Any] | None:
 
 def _settings(array: np.ndarray | None) -> dict[str, Any] | None:
     try:
-        found = parsed(str(array), "settings")
+        found = parse_json(str(array), where="settings")
     except InputError:
         return None
     return found if isinstance(found, dict) else None

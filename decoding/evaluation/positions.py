@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.huggingface import check_context, generate_plainly
+from decoding.huggingface import check_context, context_length, generate_plainly, vocabulary_size
 from decoding.pairs import Pair
 from solvers.errors import InputError
 from tradeoff.positions import Positions
+
+CHARACTERS = 16
+"""Of a token that is not short: a prompt of more, times the context, hardly fits."""
 
 
 def seed_for(*keys: int) -> torch.Generator:
@@ -47,14 +50,36 @@ def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int, *, c
         # words, just before we refuse it
         return pair.tokenizer(text, return_tensors="pt", verbose=False, add_special_tokens=not chat).input_ids
 
-    rows = map(tokens, prompts)
-    encoded = [ids.to(pair.target.device) for ids in rows]
-    for number, ids in enumerate(encoded, start=1):
+    encoded = []
+    for number, prompt in enumerate(prompts, start=1):
         try:
+            _check_length(pair, prompt, tokens)
+            ids = tokens(prompt)
             check_context(pair.target, pair.draft, ids.shape[1], ids.shape[1] + max_new_tokens)
+            if ids.max() >= vocabulary_size(pair.target):
+                raise InputError(
+                    f"expected tokens below {vocabulary_size(pair.target)}, the target's vocabulary; got "
+                    f"{int(ids.max())}; the tokenizer is another model's"
+                )
         except InputError as error:
             raise InputError(f"prompt {number}: {error}") from error
+        encoded.append(ids.to(pair.target.device))
     return encoded
+
+
+def _check_length(pair: Pair, prompt: str, tokens: Callable[[str], Tensor]) -> None:
+    """Refuse a huge prompt by its beginning: tokens of all of it would take a minute.
+
+    More text only adds tokens, but for those at the end that join into one: hence twice the context.
+    """
+    context = context_length(pair.target)
+    if context is not None and len(prompt) > CHARACTERS * context:
+        found = tokens(prompt[: CHARACTERS * context]).shape[1]
+        if found > 2 * context:
+            raise InputError(
+                f"prompt: expected at most {context} tokens, the target model's context; got {found} in the first "
+                f"{CHARACTERS * context} of {len(prompt)} characters; shorten the prompt"
+            )
 
 
 class Text(NamedTuple):

@@ -2,17 +2,21 @@
 
 import csv
 import io
-import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from decoding import embedded
+from decoding.evaluation.plain_text import parse_json, quoted, read_text, shown
 from solvers.errors import InputError
 
 KEYS = ("prompt", "instruction")
 """Columns that are prompts without being named."""
+
+MOST_BYTES = 2**28
+"""More than any list of prompts; an endless file ends here."""
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 """What the `datasets` package calls the kinds of files, by their endings."""
@@ -69,12 +73,12 @@ def _loaded(
     path, address = Path(source), source.startswith(("hf://", "https://"))
     if source == "embedded":
         return read_prompts(embedded.PROMPTS, limit)
-    if not address and (path.is_file() or path.suffix.lower() in (*BUILDERS, ".txt")):
+    if not address and (os.path.isfile(path) or path.suffix.lower() in (*BUILDERS, ".txt")):
         return read_prompts(path, limit, column)
     data: Any
     if address:
         data = _data_file(_pinned(source, revision))
-    elif any((path / file).exists() for file in ("state.json", "dataset_dict.json")):
+    elif any(os.path.exists(path / file) for file in ("state.json", "dataset_dict.json")):
         data = _with_datasets(source, lambda datasets: datasets.load_from_disk(source))
     else:
         wanted = {"name": name, "split": split, "revision": revision}
@@ -105,10 +109,9 @@ def read_prompts(path: Path, limit: int | None = None, column: str | None = None
         No such file, not of that form, no such column, or no prompt in it.
     """
     kind = path.suffix.lower()
-    try:
-        text = path.read_text(encoding="utf-8-sig") if kind != ".parquet" else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts: expected a readable text or JSON file; got {path} ({error})") from error
+    text = ""
+    if kind != ".parquet":
+        text = read_text(path, where=f"prompts: {path}", expected="a readable text or JSON file", most=MOST_BYTES)
     if kind == ".parquet":
         found = _column_of(_data_file(str(path)), column, str(path))
     elif kind == ".json":
@@ -130,10 +133,7 @@ def _some(prompts: Iterable[str], limit: int | None, where: str) -> list[str]:
 
 
 def _from_json(path: Path, text: str, column: str | None) -> Iterator[str]:
-    try:
-        entries: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"prompts: expected a JSON list; got something else in {path} ({error})") from error
+    entries = parse_json(text, where=str(path), expected="prompts: expected a JSON list")
     if not isinstance(entries, list):
         raise InputError(
             f"prompts: expected a JSON list of strings or objects; got {type(entries).__name__} in {path}; "
@@ -147,12 +147,7 @@ def _from_json_lines(path: Path, text: str, column: str | None) -> Iterator[str]
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"prompts: expected JSON in every line; got something else in {where} ({error})"
-            ) from error
+        entry = parse_json(line, where=where, expected="prompts: expected JSON in every line")
         yield _from_entry(entry, column, where)
 
 
@@ -192,7 +187,7 @@ def _chosen(columns: Sequence[str], column: str | None, what: str, where: str) -
             return key
     have = ", ".join(map(str, columns)) or "no columns"
     raise InputError(
-        f"prompts: expected {what} {' or '.join(wanted)}; got {have} in {where}; name the column of prompts"
+        f"prompts: expected {what} {' or '.join(wanted)}; got {shown(have)} in {where}; name the column of prompts"
     )
 
 
@@ -239,12 +234,14 @@ def _with_datasets(source: str, load: Callable[[Any], Any]) -> Any:
         import datasets
     except ImportError:
         raise InputError(
-            f"prompts: expected the datasets package to read {source}; got none; pip install 'tradeoff[evaluate]'"
+            f"prompts: expected the datasets package to read {shown(source)}; got none; "
+            "pip install 'tradeoff[evaluate]'"
         ) from None
     try:
         return load(datasets)
     except Exception as error:  # noqa: BLE001  every library behind an address raises errors of its own
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"prompts: expected a file, a folder or a data set on the Hugging Face hub; got {source!r}: {reason}"
+            f"prompts: expected a file, a folder or a data set on the Hugging Face hub; got {quoted(source)}: "
+            f"{shown(reason)}"
         ) from error

@@ -1,6 +1,9 @@
 """Models and tokenizers by hub name or path, and what their configs say."""
 
+import logging as python_logging
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,16 +27,44 @@ def load_model(name_or_path: str, *, dtype: torch.dtype = torch.float32, device:
     Raises
     ------
     InputError
-        Nothing loadable there, or a device that is not there.
+        Nothing loadable there, weights that are not the model's, or a device that is not there.
     """
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise _not_loadable("model", name_or_path, error) from error
+    return load_weights(AutoModelForCausalLM, name_or_path, what="model", dtype=dtype, device=device)
+
+
+def load_weights(kind: Any, name_or_path: str, *, what: str, dtype: torch.dtype, device: str) -> Any:
+    """Load a model of a kind, in evaluation mode, if its files have exactly its weights.
+
+    Parameters
+    ----------
+    kind
+        One of transformers' auto classes.
+    name_or_path
+        Hub name, or a folder made by save_pretrained.
+    what
+        What messages call it.
+    dtype, device
+        Of the weights.
+
+    Raises
+    ------
+    InputError
+        Nothing loadable there, weights that are missing, left over or of other shapes, or a device that is not there.
+    """
+    check_device(device)
+    with _told_once(), _loadable(what, name_or_path):
+        model, found = kind.from_pretrained(
+            name_or_path,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the account, by name, and refused below
+            trust_remote_code=False,  # unsaid, transformers asks the terminal
+        )
+    _check_complete(f"{what} {name_or_path!r}", found)
     try:
         return model.to(device).eval()
-    except (AssertionError, RuntimeError) as error:
-        raise InputError(f"device: expected one this torch can use; got {device!r}: {error}") from error
+    except RuntimeError as error:
+        raise InputError(f"device: expected one with room for {name_or_path!r}; got {device!r}: {error}") from error
 
 
 def load_tokenizer(name_or_path: str) -> Any:
@@ -44,17 +75,85 @@ def load_tokenizer(name_or_path: str) -> Any:
     InputError
         Nothing loadable there.
     """
+    with _loadable("tokenizer", name_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        tokenizer("a")  # some files are read without complaint and fail when they are first used
+    return tokenizer
+
+
+def check_device(device: str) -> None:
+    """Check that tensors with values can be on a device.
+
+    Raises
+    ------
+    InputError
+        They cannot.
+    """
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise _not_loadable("tokenizer", name_or_path, error) from error
+        made = torch.zeros(1, device=device)
+    # torch has an error of its own for every kind of device that is not there
+    except Exception as error:  # noqa: BLE001
+        raise InputError(
+            f"device: expected one this torch can use; got {device!r}: {_reason(error)}; try cpu or cuda"
+        ) from None
+    if made.is_meta:
+        raise InputError("device: expected one that keeps numbers; got 'meta'; try cpu or cuda")
 
 
-def _not_loadable(what: str, name_or_path: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0]
-    return InputError(
-        f"{what} {name_or_path!r}: expected a hub name or a folder made by save_pretrained; got: {reason}"
-    )
+@contextmanager
+def _loadable(what: str, name_or_path: str) -> Iterator[None]:
+    try:
+        yield
+    # transformers, safetensors, tokenizers, pickle, jinja and the hub raise errors of their own for broken files,
+    # and tokenizers' are plain Exceptions
+    except Exception as error:  # noqa: BLE001
+        raise InputError(
+            f"{what} {name_or_path!r}: expected a hub name or a folder made by save_pretrained; got: {_reason(error)}; "
+            "choose another"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error's first sentence or so, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Without transformers' table of weights that do not fit: they are an error here, told in one line."""
+    logger = python_logging.getLogger("transformers.modeling_utils")
+
+    def other(record: python_logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
+def _check_complete(what: str, found: dict[str, Any]) -> None:
+    """Refuse weights that are not the model's: transformers would go on with random ones, or without some.
+
+    What a family is known to leave out or to leave over, such as tied weights, is not in transformers' account.
+    """
+    faults = {
+        "missing, which would be random": sorted(found["missing_keys"]),
+        "of other shapes, which would be random": sorted(name for name, *_ in found["mismatched_keys"]),
+        "left over, which would be ignored": sorted(found["unexpected_keys"]),
+    }
+    told = [f"{_some(names)} {fault}" for fault, names in faults.items() if names]
+    if told:
+        raise InputError(
+            f"{what}: expected the weights that its config.json describes; got {', and '.join(told)}; "
+            "choose a model that is whole"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 def vocabulary_size(model: Any) -> int:

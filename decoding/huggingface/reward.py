@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from decoding.huggingface.loading import context_length, load_tokenizer, vocabulary_size
+from decoding.huggingface.loading import context_length, load_tokenizer, load_weights, vocabulary_size
 from solvers.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,7 +28,8 @@ class RewardScorer:
     Raises
     ------
     InputError
-        Nothing loadable there, a model that is no reward model, or a device that is not there.
+        Nothing loadable there, a model that is no reward model, weights that are not the model's, or a device that is
+        not there.
     """
 
     def __init__(self, name_or_path: str, *, device: str, dtype: str, template: str | None) -> None:
@@ -108,25 +109,12 @@ def _padding(model: Any, texts: Sequence[Sequence[int]]) -> int | None:
 
 
 def _load(name_or_path: str, device: str, dtype: str) -> Any:
-    what = f"reward model {name_or_path!r}"
-    try:
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            name_or_path, dtype=DTYPES[dtype], output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{what}: expected a sequence-classification model; got: {reason}; choose another") from error
-    model, report = loaded
-    if report["missing_keys"]:
-        raise InputError(
-            f"{what}: expected a model trained to score; got one without {', '.join(sorted(report['missing_keys']))}, "
-            "which would be random; choose another"
-        )
+    model = load_weights(
+        AutoModelForSequenceClassification, name_or_path, what="reward model", dtype=DTYPES[dtype], device=device
+    )
     if model.config.num_labels != 1:
         raise InputError(
-            f"{what}: expected one label, whose logit is the score; got {model.config.num_labels}; choose another"
+            f"reward model {name_or_path!r}: expected one label, whose logit is the score; got "
+            f"{model.config.num_labels}; choose another"
         )
-    try:
-        return model.to(device).eval()
-    except (AssertionError, RuntimeError) as error:
-        raise InputError(f"device: expected one this torch can use; got {device!r}: {error}") from error
+    return model

@@ -10,6 +10,7 @@ from torch import Tensor
 from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
 from decoding.evaluation.files import Row, append_rows, check_settings, read_keyed
 from decoding.evaluation.positions import collect_positions, seed_for
+from decoding.evaluation.study.limits import MOST
 from decoding.huggingface import generate_plainly
 from decoding.pairs import Pair
 from solvers.errors import InputError
@@ -48,12 +49,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_new_tokens", "draft_length", "calibration_positions"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1; got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise InputError(f"{name}: expected at least 1, and at most {MOST}; got {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"seed: expected a whole number >= 0; got {self.seed}")
         if not self.rejection:
             raise InputError("rejection: expected at least one rate; got none; for example 0.2,0.1")
         if len(set(self.rejection)) < len(self.rejection):
             raise InputError(f"rejection: expected different rates; got {self.rejection}; name each once")
+        if not all(0 < rate < 1 for rate in self.rejection):
+            raise InputError(f"rejection: expected rates above 0 and below 1; got {self.rejection}")
+        texts = len(self.prompts) * self.samples * (1 + len(self.rejection) * len(FAMILIES))
+        if texts > MOST:
+            raise InputError(f"samples: expected at most {MOST} texts in all; got {texts}; ask for fewer")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

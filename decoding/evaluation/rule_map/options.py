@@ -1,12 +1,13 @@
 """What a map is asked for: rules, rejections, how logits become laws; and the folder its rows go to."""
 
-import math
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from decoding.evaluation.files import Row, append_rows, check_settings, read_keyed
 from decoding.evaluation.position_file import StoredLogits
+from decoding.law_file import check_temperature
+from solvers.arrays import ROUNDING
 from solvers.errors import InputError
 from tradeoff.positions import Positions
 from tradeoff.rule import Rule
@@ -75,15 +76,20 @@ class MapOptions:
         """
         if not rates or len(set(rates)) < len(rates) or not all(0 < rate < 1 for rate in rates):
             raise InputError(f"rejection: expected different rates above 0 and below 1, such as 0.2,0.1; got {rates}")
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise InputError(f"temperature: expected a finite number > 0; got {temperature}")
+        check_temperature(temperature)
         if seed < 0:
             raise InputError(f"seed: expected a whole number >= 0; got {seed}")
         curves = tuple(all_curves() if rules is None else curves_named(rules))
         return cls(rates=rates, curves=curves, temperature=temperature, greedy_draft=greedy_draft, seed=seed)
 
     def positions(self, source: str, logits: StoredLogits) -> tuple[Positions, MapSettings]:
-        """Make laws of logits, and the settings to which rows about them belong."""
+        """Make laws of logits, and the settings to which rows about them belong.
+
+        Raises
+        ------
+        InputError
+            Laws that are alike everywhere: then nothing is rejected, and there is nothing to rank.
+        """
         positions = Positions.from_logits(
             logits.draft_logits,
             logits.target_logits,
@@ -91,6 +97,11 @@ class MapOptions:
             greedy_draft=self.greedy_draft,
             prompt=logits.prompt,
         )
+        if float(positions.total_variation.mean()) <= ROUNDING:
+            raise InputError(
+                f"{source}: expected a draft that differs from its target; got equal laws at all {len(positions)} "
+                "positions, where no rule rejects anything; choose another draft"
+            )
         settings = MapSettings(
             source=source,
             digest=logits.digest,

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
+from decoding.evaluation.study.limits import check_pair, check_texts
 from decoding.evaluation.study.strict_yaml import (
     Count,
     Dtype,
     Fraction,
     Natural,
-    Positive,
+    Range,
     check_keys,
     placed,
     read_list,
@@ -23,6 +25,7 @@ from decoding.evaluation.study.strict_yaml import (
     wrong,
 )
 from decoding.evaluation.study.win_rates import from_counts
+from decoding.law_file import LEAST_TEMPERATURE
 from tradeoff.rules.registry import Family, family_from, from_spec
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -83,7 +86,7 @@ class TextSettings:
     max_new_tokens
         Tokens per text.
     temperature
-        Of both models' softmax.
+        Of both models' softmax; at least `LEAST_TEMPERATURE`.
     draft_length
         Tokens drafted per round.
     batch_size
@@ -92,7 +95,7 @@ class TextSettings:
 
     samples: Count = 3
     max_new_tokens: Count = 40
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Range(least=LEAST_TEMPERATURE)] = 1.0
     draft_length: Count = 4
     batch_size: Count = 16
 
@@ -229,7 +232,7 @@ def read_configuration(path_or_name: str, overrides: Mapping[str, Any]) -> Confi
 def _found(path_or_name: str) -> Path:
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
     path = shipped.get(path_or_name, Path(path_or_name))
-    if not path.is_file():
+    if not os.path.isfile(path):  # no name is too long or too odd for this one to answer
         wrong("configuration", f"a YAML file, or one of {', '.join(shipped)}", path_or_name, "give its path")
     return path
 
@@ -255,12 +258,11 @@ def _overridden(given: dict[Any, Any], overrides: Mapping[str, Any]) -> dict[Any
 def _checked(given: dict[Any, Any]) -> Configuration:
     check_keys(given, _DEFAULTS, "")
     given = _DEFAULTS | {key: value for key, value in given.items() if value is not None}
-    pair = read_settings(PairSettings, given["pair"], "pair")
-    if (pair.target is None) != (pair.draft is None):
-        wrong("pair", "both a target and a draft, or neither for the embedded pair", pair.target or pair.draft)
+    pair = check_pair(read_settings(PairSettings, given["pair"], "pair"))
     prompts = read_settings(PromptSettings, given["prompts"], "prompts")
     if "{prompt}" not in prompts.template:
         wrong("prompts.template", "{prompt} in it, where the prompt goes", prompts.template)
+    texts = check_texts(read_settings(TextSettings, given["texts"], "texts"))
     families = _families(given["rules"])
     compared = [family for family in families if _is_free(family)]
     at = _at(given["at"], compared)
@@ -269,7 +271,7 @@ def _checked(given: dict[Any, Any]) -> Configuration:
     return Configuration(
         pair=pair,
         prompts=prompts,
-        texts=read_settings(TextSettings, given["texts"], "texts"),
+        texts=texts,
         rules=tuple(family.spec for family in families),
         at=at,
         against=against,

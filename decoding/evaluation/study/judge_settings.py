@@ -142,10 +142,11 @@ def read_judge(given: object, path: str, device: str) -> JudgeSettings:
     """
     kind = given.get("kind") if isinstance(given, Mapping) else None
     if not isinstance(given, Mapping) or not isinstance(kind, str) or kind not in _KINDS:
-        wrong(f"{path}.kind", f"one of {', '.join(_KINDS)}", kind or given, hint(str(kind), _KINDS))
+        wrong(f"{path}.kind", f"one of {', '.join(_KINDS)}", kind or given, hint(kind, _KINDS))
     defaults: dict[str, Any] = {"device": device} if kind == "reward_model" else {}
     if kind in ("reward_model", "chat"):
-        defaults["name"] = str(given.get("model")).rstrip("/").split("/")[-1]
+        model = given.get("model")
+        defaults["name"] = model.rstrip("/").split("/")[-1] if isinstance(model, str) else kind
     kept = {key: value for key, value in given.items() if value is not None or key not in defaults}
     judge = read_settings(_KINDS[kind], defaults | kept, path)
     with placed(path):

@@ -20,6 +20,7 @@ from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_
 from decoding.evaluation.study.configuration import Configuration, PairSettings
 from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
 from decoding.evaluation.study.judging import Case, ask, cases, judgement_table, question, unanswered
+from decoding.evaluation.study.limits import check_amount
 from decoding.evaluation.study.processes import Processes, device_here, processes_here, share
 from decoding.evaluation.study.results import Comparison, JudgeAccount, Results
 from decoding.evaluation.study.store import Table
@@ -82,6 +83,7 @@ class Study:
         self._calibration_texts = Table(folder / "calibration_texts.jsonl", number_of)
         self._knobs = folder / "calibration.json"
         self.prompts = self._in_turn(self._read_prompts)
+        check_amount(configuration, len(self.prompts))
         self._main = processes.rank == 0
 
     def run(self, judges: Sequence[tuple[Judge, int | None]], *, forced: bool) -> Results | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -22,12 +23,16 @@ from typing import (
 
 import yaml
 
+from decoding.evaluation.plain_text import quoted, read_text, shown
 from solvers.errors import InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+
+MOST_BYTES, MOST_VALUES = 2**16, 10_000
+"""More than any study needs to say, and little enough to be read in a second or two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +107,7 @@ def check_keys(given: object, known: Mapping[str, Any], path: str) -> Mapping[st
         wrong(path or "configuration", "keys with values", given, f"its keys are {', '.join(known)}")
     for key in given:
         if key not in known:
-            wrong(dotted(path, key), "a known key", key, hint(str(key), known))
+            wrong(dotted(path, key), "a known key", key, hint(key, known))
     return given
 
 
@@ -122,7 +127,11 @@ def read_value(wanted: Any, given: object, path: str) -> Any:
     if origin is Annotated:
         return _number(parts[0], given, path, parts[1])
     if origin is Literal:
-        return given if given in parts else wrong(path, f"one of {', '.join(parts)}", given, hint(str(given), parts))
+        return (
+            given
+            if isinstance(given, str) and given in parts
+            else wrong(path, f"one of {', '.join(parts)}", given, hint(given, parts))
+        )
     if origin is tuple:
         return _tuple(parts, given, path)
     if wanted is bool:
@@ -168,7 +177,8 @@ def _tuple(parts: tuple[Any, ...], given: object, path: str) -> tuple[Any, ...]:
 
 def dotted(path: str, key: object) -> str:
     """Where a key stands."""
-    return f"{path}.{key}" if path else str(key)
+    name = shown(key)
+    return f"{path}.{name}" if path else name
 
 
 def wrong(path: str, expected: str, given: object, advice: str = "") -> NoReturn:
@@ -179,7 +189,7 @@ def wrong(path: str, expected: str, given: object, advice: str = "") -> NoReturn
     InputError
         Always.
     """
-    raise InputError(f"{path}: expected {expected}; got {given!r}{advice and f'; {advice}'}")
+    raise InputError(f"{path}: expected {expected}; got {quoted(given)}{advice and f'; {advice}'}")
 
 
 @contextmanager
@@ -197,9 +207,9 @@ def placed(path: str) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from None
 
 
-def hint(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+def hint(word: object, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     """Name the known word nearest to an unknown one, or all of them."""
-    near = get_close_matches(word, list(known), n=1)
+    near = get_close_matches(shown(word)[:100], list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
@@ -209,20 +219,47 @@ def read_yaml(path: Path) -> Any:
     Raises
     ------
     InputError
-        It cannot be read, is not YAML, or has a key twice.
+        It cannot be read, is not YAML, has a key twice, or says too much.
     """
+    text = read_text(path, where=str(path), expected="readable YAML", most=MOST_BYTES)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        repeated = next(_repeated(yaml.compose(text, Loader=yaml.SafeLoader)), None)
-        given = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        repeated = next(_repeated(root), None)
+        _check_size(root, path)
+        given = None if root is None else loader.construct_document(root)
+    except InputError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: expected YAML; got something else: {error.problem or error.context}") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: expected readable YAML; got something else: {str(error).splitlines()[0]}") from None
+        reason = shown(str(error.problem or error.context))
+        raise InputError(f"{path}{line}: expected YAML; got something else: {reason}") from None
+    # yaml raises whatever Python does about a date, a number or a tag that is none
+    except Exception as error:  # noqa: BLE001
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: expected readable YAML; got something else: {shown(reason)}") from None
     if repeated is not None:
         wrong(f"{path}, line {repeated.start_mark.line + 1}", "every key once", repeated.value, "keep one of the two")
     return {} if given is None else given
+
+
+def _check_size(root: yaml.Node | None, path: Path) -> None:
+    """Refuse a document whose aliases, written out, are more than any study says, before they are written out."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = MOST_VALUES  # what holds itself is endless
+            inside = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = 1 if isinstance(node, yaml.ScalarNode) else 1 + sum(map(size, inside))
+            if isinstance(node, yaml.ScalarNode):
+                node.value.encode()  # half of a surrogate pair is no text
+        return sizes[id(node)]
+
+    if root is not None and size(root) > MOST_VALUES:
+        raise InputError(
+            f"{path}: expected at most {MOST_VALUES} values with all aliases written out; got more; write fewer aliases"
+        )
 
 
 def _repeated(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:

@@ -1,0 +1,54 @@
+"""What a study may ask for: two models, and no more texts than can be written."""
+
+from typing import TYPE_CHECKING
+
+from decoding.evaluation.study.strict_yaml import wrong
+
+if TYPE_CHECKING:
+    from decoding.evaluation.study.configuration import Configuration, PairSettings, TextSettings
+
+MOST = 1_000_000
+"""Texts, or tokens of one: more would take weeks to write, and memory to plan."""
+
+
+def check_pair(pair: "PairSettings") -> "PairSettings":
+    """Give a pair back if it is two models, or the embedded one.
+
+    Raises
+    ------
+    InputError
+        One model, or one twice.
+    """
+    if (pair.target is None) != (pair.draft is None):
+        wrong("pair", "both a target and a draft, or neither for the embedded pair", pair.target or pair.draft)
+    if pair.target is not None and pair.target == pair.draft:
+        wrong("pair.draft", "another model than the target, of which something is rejected", pair.draft)
+    return pair
+
+
+def check_texts(texts: "TextSettings") -> "TextSettings":
+    """Give settings back if no number in them is beyond all reason.
+
+    Raises
+    ------
+    InputError
+        One is.
+    """
+    for name in ("samples", "max_new_tokens", "draft_length", "batch_size"):
+        if getattr(texts, name) > MOST:
+            wrong(f"texts.{name}", f"at most {MOST}", getattr(texts, name))
+    return texts
+
+
+def check_amount(configuration: "Configuration", prompts: int) -> None:
+    """Check that a study's texts can be planned in memory.
+
+    Raises
+    ------
+    InputError
+        They are too many.
+    """
+    cells = len(configuration.rules) * len(configuration.at[1])
+    if prompts * configuration.texts.samples * cells > MOST:
+        told = f"{prompts} prompts x {configuration.texts.samples} samples x {cells} rules at values"
+        wrong("texts.samples", f"at most {MOST} texts in all", told, "lower it, or prompts.limit")
