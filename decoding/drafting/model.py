@@ -51,7 +51,7 @@ class ModelDrafter:
 
     def propose(self, tokens: Tensor, length: Tensor, count: int, uniforms: Tensor, *, width: int) -> Proposal:
         """Draw k tokens per row; see `Drafter.propose`."""
-        text = tokens[:, :width].to(device=self.model.device, copy=True)
+        text = tokens[:, :width].to(device=self._cache.device, copy=True)
         length, uniforms = length.to(text.device), uniforms.to(text.device)
         start = self._common_start(length)
         last = length[:, None] - 1
@@ -87,7 +87,7 @@ class ModelDrafter:
         InputError
             A static cache, which cannot move.
         """
-        self._cache.select(rows.to(self.model.device))
+        self._cache.select(rows.to(self._cache.device))
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """Tokens `[batch, 1]` from the laws of `logits [batch, 1, vocab]`, with `uniforms [batch, 1]`."""

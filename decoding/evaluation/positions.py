@@ -51,7 +51,7 @@ def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int, *, c
     encoded = [ids.to(pair.target.device) for ids in rows]
     for number, ids in enumerate(encoded, start=1):
         try:
-            check_context(pair.target, pair.draft, ids.shape[1], ids.shape[1] + max_new_tokens)
+            check_context(pair.target, pair.draft, [ids.shape[1]], max_new_tokens)
         except InputError as error:
             raise InputError(f"prompt {number}: {error}") from error
     return encoded

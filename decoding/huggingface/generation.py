@@ -96,8 +96,8 @@ def speculative(
     tokens, padding = left_aligned(input_ids, model_kwargs.get("attention_mask"))
     length = [input_ids.shape[1] - pads for pads in padding]
     new_tokens = generation_config.max_length - input_ids.shape[1]
-    for shortest in (min(length), max(length)):
-        check_context(model, draft if paired else None, shortest, shortest + new_tokens)
+    drafting_model = draft.model if isinstance(draft, ModelDrafter) else draft if paired else None
+    check_context(model, drafting_model, length, new_tokens)
     cache = model_kwargs.get("past_key_values")
     static = is_static(generation_config, cache)
     most = draft_length if isinstance(draft_length, int) else draft_length.most
