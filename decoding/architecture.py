@@ -56,25 +56,23 @@ def windows(model: Any, name: str) -> dict[str, int | None]:
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     asked = set(inspect.unwrap(type(body).forward).__code__.co_names)
-    expected = f"{name} model: expected "
+    expected, got = f"{name} model: expected ", f"got {type(model).__name__}, whose {type(body).__name__}"
     if "dict" in asked and kinds:  # the body looks for a dictionary of masks, one for each kind of layer
         if _SLIDING in kinds and window is None:
-            raise InputError(
-                f"{expected}config.sliding_window beside sliding layers; got None; set it to the window"
-            )
+            raise InputError(f"{expected}config.sliding_window beside sliding layers; got None; set it to the window")
         return {kind: window if kind == _SLIDING else None for kind in sorted(kinds)}
     if window is None:
         return {_FULL: None}
     if len(kinds) > 1:
         raise InputError(
-            f"{expected}masks for each kind of layer; got {type(body).__name__}, which mixes sliding and full layers "
-            "and takes one mask for all; choose another model"
+            f"{expected}masks for each kind of layer; {got} mixes sliding and full layers and takes "
+            "one mask for all; choose another model"
         )
     if "create_sliding_window_causal_mask" not in asked:
         # transformers' own cache would drop columns by the window, whatever the attention sees before that
         raise InputError(
-            f"{expected}masks with config.sliding_window {window}; got {type(body).__name__}, which makes none; set it "
-            "to None if no layer has a window, or choose another model"
+            f"{expected}masks with config.sliding_window {window}; {got} makes none; set it to None if no "
+            "layer has a window, or choose another model"
         )
     return {_SLIDING: window}
 

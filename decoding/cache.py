@@ -22,6 +22,9 @@ BUCKET = 256
 PROGRAMS = 64
 """Most compiled programs of one model class: batches, numbers of tokens and widths."""
 
+_OTHER_POSITIONS = {"gpt_neo", "kosmos_2_text_model", "kosmos_2_5_text_model"}
+"""GPT-Neo counts positions from the number of keys, Kosmos from its padding token, whatever it is given."""
+
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -153,7 +156,9 @@ class CachedModel:
             piece = tokens[:, start : start + len(columns)]
             width = start + len(columns)
             # every prompt has a length of its own: not worth a compilation
-            self._run(self.model, piece, columns.expand_as(piece), width=width, keep=1, start=start)
+            # contiguous: some models view their position ids
+            columns = columns.expand_as(piece).contiguous()
+            self._run(self.model, piece, columns, width=width, keep=1, start=start)
 
     def width(self, columns: int) -> int:
         """Columns that attention should see for these to be among them: few values where graphs are captured."""
@@ -298,8 +303,8 @@ def _check_model(model: Any, name: str) -> None:
     other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
     if other or getattr(model, "_is_stateful", False):
         raise InputError(f"{expected}; got {kind} with {', '.join(other) or 'recurrent'} layers; {remedy}")
-    # ALiBi counts distances from the mask; GPT-Neo counts them from the number of keys
-    if getattr(config, "alibi", False) or config.model_type == "gpt_neo":
+    # ALiBi counts distances from the mask
+    if getattr(config, "alibi", False) or config.model_type in _OTHER_POSITIONS:
         raise InputError(f"{expected} and position ids; got {kind}, which derives positions otherwise; {remedy}")
     if any(getattr(module, "is_causal", True) is False for module in text_body(model).modules()):
         raise InputError(f"{expected}, causal ones; got {kind}, which attends to later tokens; {remedy}")
