@@ -32,8 +32,8 @@ def device_of(model: Any) -> torch.device:
     if model.device.type == "meta":
         hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
         for each in getattr(hook, "hooks", (hook,)):
-            if getattr(each, "execution_device", None) is not None:
-                return torch.device(each.execution_device)
+            if (where := getattr(each, "execution_device", None)) is not None:
+                return torch.device(where)
     return model.device
 
 

@@ -53,6 +53,13 @@ SMALL: dict[str, Any] = {
     "spatial_merge_size": 1,
     "temporal_patch_size": 1,
 }
+
+
+def listed(names: str) -> list[str]:
+    """Model types, separated by spaces and line ends."""
+    return names.split()
+
+
 # latent attention has a key for every query head
 LATENT: dict[str, Any] = {"num_key_value_heads": 4}
 MAMBA: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_d_ssm": 32}
@@ -65,12 +72,12 @@ INDEXER: dict[str, Any] = {
     "indexer_head_dim": 8,
 }
 PIECES = {"pronunciation_vocab_size": 8, "shape_vocab_size": 8, "pronunciation_embed_dim": 8, "shape_embed_dim": 8}
-LATENT_FAMILIES = (
+LATENT_FAMILIES = listed(
     "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_moe_lite glm_moe_dsa longcat_flash minicpm3 "
     "youtu mistral4 mistral_large4_text"
-).split()
-LINEAR_FAMILIES = "qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text qwen3_next".split()
-SECTIONED = "glm4v_text paddleocr_vl_text qwen2_vl_text qwen2_5_vl_text".split()
+)
+LINEAR_FAMILIES = listed("qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text qwen3_next")
+SECTIONED = listed("glm4v_text paddleocr_vl_text qwen2_vl_text qwen2_5_vl_text")
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(LATENT_FAMILIES, LATENT),
     **dict.fromkeys(LINEAR_FAMILIES, LINEAR),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from architectures import VOCAB, build
+from architectures import VOCAB, build, listed
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -15,7 +15,7 @@ from decoding.drafting.protocol import Proposal
 from decoding.laws import Warping
 from solvers.errors import InputError
 
-IDENTICAL = """
+IDENTICAL = listed("""
 afmoe apertus arcee aria_text axk1 beam bert bert-generation big_bird biogpt bitnet camembert codegen cohere cohere2
 cohere2_moe ctrl cwm data2vec-text dbrx deepseek_v2 deepseek_v3 diffllama doge dots1 electra emu3 ernie ernie4_5
 ernie4_5_moe exaone4 exaone_moe falcon flex_olmo flint fuyu gemma gemma2 gemma3_text gemma3n_text
@@ -26,23 +26,23 @@ megatron-bert mellum mimo_v2_flash minicpm3 minimax_m2 ministral ministral3 mist
 nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe rembert roberta
 roberta-prelayernorm roc_bert seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma xglm xlm-roberta xlm-roberta-xl
 xmod youtu
-""".split()
-REFUSED = """
+""")
+REFUSED = listed("""
 axk2 bailing_hybrid bamba bart bigbird_pegasus blenderbot blenderbot-small bloom cpmant deepseek_v32 deepseek_v4
 dots3_note_text falcon_h1 falcon_mamba git glm_moe_dsa gpt_neo granitemoehybrid hy_v4 inkling2_text inkling_text jamba
 kimi_linear lfm2 lfm2_moe lfm3 llama4 llama4_text mamba mamba2 marian mbart minimax minimax_m3_vl_text moshi
 moss_transcribe_diarize mpt mvp nemotron_h olmo_hybrid openai-gpt pegasus plbart prophetnet qwen3_5_moe_text
 qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma reformer roformer rwkv trocr whisper xlm xlnet zaya
-""".split()
-IDENTICAL_WRAPPERS = """
+""")
+IDENTICAL_WRAPPERS = listed("""
 aria aya_vision deepseek_vl exaone4_5 gemma3 gemma4 gemma4_unified glm4v got_ocr2 granite_docling hyperclovax_vision_v2
 idefics2 idefics3 internvl kimi_k25 lfm2_vl lfm3_vl lighton_ocr llava llava_next llava_next_video llava_onevision
 mistral3 mistral4 mllama ovis2 paddleocr_vl qianfan_ocr qwen2_5_vl qwen2_vl qwen3_vl qwen3_vl_moe smolvlm step3p7
 video_llama_3 video_llava vipllava
-""".split()
-REFUSED_WRAPPERS = """
+""")
+REFUSED_WRAPPERS = listed("""
 kosmos-2.5 minicpm_ocr minicpmv4_6 minicpmv4_7 minimax_m3_vl mistral_large4 paligemma qwen3_5 qwen3_5_moe qwen4_exp
-""".split()
+""")
 
 NEW_TOKENS, PROMPT, PADDING = 12, 9, 4
 Reader = type[hf.AutoModelForCausalLM] | type[hf.AutoModelForImageTextToText]

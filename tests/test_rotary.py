@@ -64,12 +64,12 @@ def prompts(*lengths: int) -> dict[str, Any]:
 
 
 def assert_own_text(target: Any, draft: Any, new_tokens: int, *lengths: int, **arguments: Any) -> None:
-    given = prompts(*lengths) | GREEDY | {"max_new_tokens": new_tokens}
+    given: dict[str, Any] = prompts(*lengths) | GREEDY | {"max_new_tokens": new_tokens}
     ours = decoding.generate(target, draft, **given, **arguments).sequences
     assert torch.equal(ours, target.generate(**given))
     # every row is what it is alone
     for row, length in enumerate(lengths):
-        alone = {name: given[name][row : row + 1, -length:] for name in ("input_ids", "attention_mask")}
+        alone: dict[str, Any] = {name: given[name][row : row + 1, -length:] for name in ("input_ids", "attention_mask")}
         own = target.generate(**alone, **GREEDY, max_new_tokens=new_tokens)
         assert ours[row, -len(own[0]) :].tolist() == own[0].tolist()
 
@@ -77,9 +77,9 @@ def assert_own_text(target: Any, draft: Any, new_tokens: int, *lengths: int, **a
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_short_texts_are_the_models_own_up_to_the_switch(family: str, static: bool):
-    arguments = {"cache_implementation": "static"} if static else {}
+    arguments: dict[str, Any] = {"cache_implementation": "static"} if static else {}
     # the last drafts stand behind the switch
-    given = prompts(5, 9) | GREEDY | {"max_new_tokens": SWITCH - 9}
+    given: dict[str, Any] = prompts(5, 9) | GREEDY | {"max_new_tokens": SWITCH - 9}
     own = model_of(family).generate(**given)
     ours = decoding.generate(model_of(family), model_of(family, 1), **given, draft_length=6, **arguments).sequences
     assert torch.equal(ours, own)
@@ -110,7 +110,7 @@ def test_a_long_prompt_is_read_in_one_piece(monkeypatch: pytest.MonkeyPatch):
 )
 def test_texts_that_cross_are_refused(lengths: tuple[int, ...], new_tokens: int, told: str):
     other = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SIZES)).eval()
-    given = prompts(*lengths) | GREEDY | {"max_new_tokens": new_tokens}
+    given: dict[str, Any] = prompts(*lengths) | GREEDY | {"max_new_tokens": new_tokens}
     message = f"expected texts within 16 tokens.*or prompts of at least 19; got {told}.*lower max_new_tokens"
     for target, draft, name in (
         (model_of("phi3"), other, "target"),
@@ -122,7 +122,8 @@ def test_texts_that_cross_are_refused(lengths: tuple[int, ...], new_tokens: int,
 
 
 def test_keys_from_before_the_switch_are_refused_behind_it():
-    model, given = model_of("phi3"), prompts(24)
+    model = model_of("phi3")
+    given = prompts(24)
     with torch.no_grad():
         past = model(given["input_ids"][:, :12], use_cache=True).past_key_values
     with pytest.raises(InputError, match="past_key_values: expected more than 16 columns.*got 12; leave"):
@@ -132,7 +133,7 @@ def test_keys_from_before_the_switch_are_refused_behind_it():
 def test_dynamic_scaling_ends_at_the_context():
     torch.manual_seed(0)
     scaling = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
-    sizes = SIZES | {"max_position_embeddings": SWITCH}
+    sizes: dict[str, Any] = SIZES | {"max_position_embeddings": SWITCH}
     model = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**sizes, rope_parameters=scaling)).eval()
     # drafts behind the text would be the first beyond the context
     assert_own_text(model, model, 7, 5, 9, draft_length=6)
