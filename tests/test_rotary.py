@@ -33,13 +33,12 @@ LONGROPE: dict[str, Any] = {
     "long_factor": [4.0, 8.0, 16.0, 32.0],
     "original_max_position_embeddings": SWITCH,
 }
+ORIGINAL: dict[str, Any] = {"original_max_position_embeddings": SWITCH}
 MSCALES = {"short_mscale": 1.1, "long_mscale": 1.4}
 FAMILIES: dict[str, Any] = {
-    "phi3": lambda: hf.Phi3Config(**SIZES, rope_parameters=LONGROPE, original_max_position_embeddings=SWITCH),
+    "phi3": lambda: hf.Phi3Config(**SIZES, rope_parameters=LONGROPE, **ORIGINAL),
     "llama": lambda: hf.LlamaConfig(**SIZES, rope_parameters=LONGROPE),
-    "phimoe": lambda: hf.PhimoeConfig(
-        **SIZES, num_local_experts=2, rope_parameters=LONGROPE | MSCALES, original_max_position_embeddings=SWITCH
-    ),
+    "phimoe": lambda: hf.PhimoeConfig(**SIZES, num_local_experts=2, rope_parameters=LONGROPE | MSCALES, **ORIGINAL),
 }
 GREEDY: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
 
