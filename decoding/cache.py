@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decoding.architecture import rotary_switch, text_body, windows
 from decoding.ragged_cache import RaggedCache, stored_columns
 from decoding.wrappers import execution_device
 from solvers.errors import InputError
@@ -21,6 +22,9 @@ BUCKET = 256
 
 PROGRAMS = 64
 """Most compiled programs of one model class: batches, numbers of tokens and widths."""
+
+_OTHER_POSITIONS = {"gpt_neo", "kosmos_2_text_model", "kosmos_2_5_text_model"}
+"""GPT-Neo counts positions from the number of keys, Kosmos from its padding token, whatever it is given."""
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -66,10 +70,10 @@ class CachedModel:
         self._forward = _compiled(model) if compiled else model
         self.calls = 0
         config = model.config.get_text_config()
-        self._windows = _windows(model, name)
-        context = getattr(config, "max_position_embeddings", None)
-        # drafts behind a text that is nearly full stand beyond the model's last position; nobody reads their logits
-        self._last_position = context - 1 if context is not None and capacity > context else None
+        self._windows = windows(model, name)
+        self._context: int | None = getattr(config, "max_position_embeddings", None)
+        self._switch = rotary_switch(model)
+        self._last_position = self._last_before(self._context, self._switch)
         self._cache = RaggedCache(capacity=capacity, static=static)
         self._every_column = torch.arange(capacity, device=self.device)
         # logits of a whole prompt at a large vocabulary are gigabytes; most models can keep only the last ones
@@ -139,12 +143,23 @@ class CachedModel:
         first, last
             Columns; nothing is fed if there are none.
         """
-        for start in range(first, last, PIECE):
-            columns = torch.arange(start, min(start + PIECE, last), device=tokens.device)
+        piece_length = PIECE
+        if self._switch is not None and last > self._switch:
+            if 0 < first <= self._switch:
+                raise InputError(
+                    f"{self.name} model's past_key_values: expected more than {self._switch} columns, since the prompt "
+                    f"is longer and rotary frequencies change there; got {first}; leave past_key_values out"
+                )
+            # keys of a long text are all rotated as its last position asks, which must be in their feed
+            self._last_position, piece_length = self._last_before(self._context), max(last - first, 1)
+        for start in range(first, last, piece_length):
+            columns = torch.arange(start, min(start + piece_length, last), device=tokens.device)
             piece = tokens[:, start : start + len(columns)]
             width = start + len(columns)
             # every prompt has a length of its own: not worth a compilation
-            self._run(self.model, piece, columns.expand_as(piece), width=width, keep=1, start=start)
+            # contiguous: some models view their position ids
+            columns = columns.expand_as(piece).contiguous()
+            self._run(self.model, piece, columns, width=width, keep=1, start=start)
 
     def width(self, columns: int) -> int:
         """Columns that attention should see for these to be among them: few values where graphs are captured."""
@@ -236,6 +251,15 @@ class CachedModel:
         # score in float16 may be as large as the minimum that transformers adds
         return torch.zeros(hidden.shape, dtype=self.model.dtype, device=own.device).masked_fill_(hidden, -torch.inf)
 
+    def _last_before(self, *ends: int | None) -> int | None:
+        """Position of the last token before the first of these ends; None if the cache ends before.
+
+        Drafts behind a text that is nearly full stand beyond the model's last position, or would be the first behind
+        its rotary switch: they are held back, and nobody reads their logits.
+        """
+        reached = [end for end in ends if end is not None and self.capacity > end]
+        return min(reached) - 1 if reached else None
+
     def _check_feed(self, tokens: Tensor, columns: Tensor, width: int, keep: int, start: int | None) -> None:
         count = tokens.shape[1]
         if tokens.shape != columns.shape or tokens.shape[0] != self.batch or not 1 <= keep <= count:
@@ -284,10 +308,10 @@ def _check_model(model: Any, name: str) -> None:
     other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
     if other or getattr(model, "_is_stateful", False):
         raise InputError(f"{expected}; got {kind} with {', '.join(other) or 'recurrent'} layers; {remedy}")
-    # ALiBi counts distances from the mask; GPT-Neo counts them from the number of keys
-    if getattr(config, "alibi", False) or config.model_type == "gpt_neo":
+    # ALiBi counts distances from the mask
+    if getattr(config, "alibi", False) or config.model_type in _OTHER_POSITIONS:
         raise InputError(f"{expected} and position ids; got {kind}, which derives positions otherwise; {remedy}")
-    if any(getattr(module, "is_causal", True) is False for module in model.get_decoder().modules()):
+    if any(getattr(module, "is_causal", True) is False for module in text_body(model).modules()):
         raise InputError(f"{expected}, causal ones; got {kind}, which attends to later tokens; {remedy}")
     attention = config._attn_implementation
     if attention not in ("sdpa", "eager"):
@@ -295,23 +319,3 @@ def _check_model(model: Any, name: str) -> None:
             f"{name} model: expected attention that takes an explicit mask; got {kind} with {attention!r}; "
             'load it with attn_implementation="sdpa"'
         )
-
-
-def _windows(model: Any, name: str) -> dict[str, int | None]:
-    """Window of each kind of layer, None for full attention."""
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ()) if _takes_masks_by_kind(model) else set()
-    if not kinds:
-        # a model that makes one mask for all layers goes by the window alone
-        return {"full_attention" if window is None else "sliding_attention": window}
-    if "sliding_attention" in kinds and window is None:
-        raise InputError(
-            f"{name} model: expected config.sliding_window beside sliding layers; got None; set it to the window"
-        )
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
-
-
-def _takes_masks_by_kind(model: Any) -> bool:
-    """Whether the model's body looks for a dictionary of masks, one for each kind of layer."""
-    return "dict" in inspect.unwrap(type(model.base_model).forward).__code__.co_names

@@ -108,10 +108,17 @@ def test_layers_out_of_range_are_refused(layers: int) -> None:
         early_exit(deep_model("llama"), layers)
 
 
-def test_two_lists_of_layers_are_refused() -> None:
+def test_an_encoder_decoder_is_refused() -> None:
     config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2, vocab_size=VOCAB)
-    with pytest.raises(InputError, match=r"one list of 2 layers in T5.*encoder\.block.*decoder\.block"):
+    with pytest.raises(InputError, match="a decoder-only model; got T5ForConditionalGeneration; draft with another"):
         early_exit(T5ForConditionalGeneration(config), 1)
+
+
+def test_two_lists_of_layers_are_refused() -> None:
+    target = deep_model("llama")
+    target.model.adapters = nn.ModuleList(nn.Linear(1, 1) for _ in range(4))
+    with pytest.raises(InputError, match=r"one list of 4 layers in Llama.*model\.layers.*model\.adapters"):
+        early_exit(target, 1)
 
 
 def test_a_list_inside_a_layer_is_not_the_layers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from decoding.architecture import text_body
 from solvers.errors import InputError
 
 
@@ -26,12 +27,16 @@ def early_exit(target: Any, layers: int) -> Any:
     Raises
     ------
     InputError
-        `layers` out of range, or a model whose list of layers cannot be told.
+        `layers` out of range, an encoder-decoder, or a model whose list of layers cannot be told.
 
     References
     ----------
     Elhoushi et al., LayerSkip, 2024, arXiv:2404.16710 (there the target is trained for it)
     """
+    if target.config.is_encoder_decoder:
+        raise InputError(
+            f"early exit: expected a decoder-only model; got {type(target).__name__}; draft with another model"
+        )
     depth = target.config.get_text_config().num_hidden_layers
     if not 1 <= layers <= depth:
         raise InputError(f"early exit: expected layers from 1 to {depth}, the target's number; got {layers}")
@@ -48,14 +53,13 @@ def early_exit(target: Any, layers: int) -> Any:
 
 
 def _name_of_layers(target: nn.Module, depth: int) -> str:
-    """Dotted name of the one outermost list of `depth` modules; a mixture's experts lie inside it."""
-    names = [
-        name for name, module in target.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
+    """Dotted name of the text body's one outermost list of `depth` modules; a mixture's experts lie inside it."""
+    lists = [each for each in text_body(target).modules() if isinstance(each, nn.ModuleList) and len(each) == depth]
+    names = [name for name, module in target.named_modules() if any(module is each for each in lists)]
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     if len(outermost) != 1:
         raise InputError(
             f"early exit: expected one list of {depth} layers in {type(target).__name__}; got {outermost or 'none'}; "
-            "use a decoder-only model, or draft with another model"
+            "draft with another model"
         )
     return outermost[0]

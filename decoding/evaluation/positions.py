@@ -55,7 +55,7 @@ def encode_prompts(pair: Pair, prompts: Sequence[str], max_new_tokens: int, *, c
         try:
             _check_length(pair, prompt, tokens)
             ids = tokens(prompt)
-            check_context(pair.target, pair.draft, ids.shape[1], ids.shape[1] + max_new_tokens)
+            check_context(pair.target, pair.draft, [ids.shape[1]], max_new_tokens)
             if ids.max() >= vocabulary_size(pair.target):
                 raise InputError(
                     f"expected tokens below {vocabulary_size(pair.target)}, the target's vocabulary; got "

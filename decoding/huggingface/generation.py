@@ -137,8 +137,7 @@ def speculative(
         tokens, padding = left_aligned(input_ids, model_kwargs.get("attention_mask"))
         length = [prompt - pads for pads in padding]
         new_tokens = generation_config.max_length - prompt
-        for shortest in (min(length), max(length)):
-            check_context(model, paired, shortest, shortest + new_tokens)
+        check_context(model, paired, length, new_tokens)
         most = draft_length if isinstance(draft_length, int) else draft_length.most
         target = CachedModel(
             model,

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from decoding.architecture import check_rotary
 from solvers.errors import InputError
 
 PADDED_VOCABULARY = 1024
@@ -162,8 +163,9 @@ def vocabulary_size(model: Any) -> int:
 
 
 def context_length(model: Any) -> int | None:
-    """Most positions a model was made for; None if its config does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """Most positions a model was made for; None if its config does not say, or says -1 for any number."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if context is None or context < 0 else context
 
 
 def common_vocabulary(target: Any, draft: Any) -> int:
@@ -193,22 +195,26 @@ def common_vocabulary(target: Any, draft: Any) -> int:
     return least
 
 
-def check_context(target: Any, draft: Any | None, prompt: int, longest: int) -> None:
-    """Check that a prompt of `prompt` tokens, grown to `longest`, fits both models; a drafter without one is None.
+def check_context(target: Any, draft: Any | None, prompts: Sequence[int], new_tokens: int) -> None:
+    """Check that prompts of so many tokens, each with new ones, fit both models; a drafter without one is None.
 
     Raises
     ------
     InputError
-        An empty prompt, nothing to generate, or a context that is too short.
+        An empty prompt, nothing to generate, a context that is too short, or texts on both sides of a rotary switch.
     """
-    if prompt == 0:
+    shortest, longest = min(prompts), max(prompts)
+    if shortest == 0:
         raise InputError("prompt: expected at least one token; got none; start from the BOS token")
-    if longest <= prompt:
-        raise InputError(f"max_new_tokens: expected at least 1; got {longest - prompt} after a prompt of {prompt}")
+    if new_tokens < 1:
+        raise InputError(f"max_new_tokens: expected at least 1; got {new_tokens} after a prompt of {longest}")
     for name, model in (("target", target), ("draft", draft)):
-        context = None if model is None else context_length(model)
-        if context is not None and longest > context:
+        if model is None:
+            continue
+        context = context_length(model)
+        if context is not None and longest + new_tokens > context:
             raise InputError(
                 f"prompt: expected prompt plus new tokens within the {name} model's context of {context}; got "
-                f"{prompt} + {longest - prompt}; shorten the prompt or lower max_new_tokens"
+                f"{longest} + {new_tokens}; shorten the prompt or lower max_new_tokens"
             )
+        check_rotary(model, name, shortest, longest, new_tokens)
