@@ -107,6 +107,7 @@ class _Loop:
         self.tokens[:, : tokens.shape[1]] = tokens.repeat_interleave(self.drafts, 0)
         self.length = torch.tensor(list(length), device=device).repeat_interleave(self.drafts)
         self.room = torch.full_like(self.length, plan.max_new_tokens)
+        self.limit = torch.zeros_like(self.length)  # drafted tokens that count in this round
         self.uniforms = torch.zeros(lines, 2 * self.most + 1, dtype=torch.float64, device=device)
         captured = target.static and device.type == "cuda" and not plan.warping.reads_text
         self._draft = Captured(self._draft_phase, enabled=captured and _can_be_captured(drafter, device))
@@ -135,12 +136,13 @@ class _Loop:
             # the law after the block, for rules with a bonus of their own, is the last one of a longer proposal
             drafted = count + int(hasattr(rule, "bonus"))
             proposal = self._draft(drafted, self.target.width(longest + drafted))
+            torch.minimum(proposal.count, self.room.clamp(max=count), out=self.limit)
         with self.watch.part("target"):
             logits, scores = self._score(count, self.target.width(longest + count))
+            self.plan.warping.confirm()
         with self.watch.part("verify"):
-            limit = torch.minimum(proposal.count, self.room).clamp(max=count)
             decide = self._choose if self.drafts > 1 else self._verify
-            finished = decide(rule, proposal, limit, logits, scores)
+            finished = decide(rule, proposal, self.limit, logits, scores)
             self._commit(finished.verified)
         self._take(finished)
 
@@ -174,7 +176,7 @@ class _Loop:
         start = lengths.pop() - 1 if len(lengths) == 1 and not self.target.static else None
         block = self.tokens.gather(1, columns)
         logits = self.target.feed(block, columns, width=width, keep=count + 1, start=start)[..., : self.plan.vocab]
-        return logits, self.plan.warping.apply(logits, self.tokens, self.length)
+        return logits, self.plan.warping.apply(logits, self.tokens, self.length, self.limit + 1)
 
     @property
     def _exact(self) -> bool:
@@ -283,6 +285,7 @@ class _Loop:
         self.live = [row for row in self.live if not self.rows[row].ended]
         if self.target.static or self.plan.keep_rows:
             for slot in ended:
+                self.plan.warping.finish(self.slots[slot])
                 self.room[self.drafts * slot : self.drafts * (slot + 1)] = 0
         elif ended and self.live:
             self._select([slot for slot, row in enumerate(self.slots) if row in self.live])
@@ -348,8 +351,8 @@ class _Loop:
         self.target.select(keep)
         self.drafter.select(keep)
         self.plan.warping.select(keep)
-        self.tokens, self.length, self.room, self.uniforms = (
-            each[keep] for each in (self.tokens, self.length, self.room, self.uniforms)
+        self.tokens, self.length, self.room, self.limit, self.uniforms = (
+            each[keep] for each in (self.tokens, self.length, self.room, self.limit, self.uniforms)
         )
         self.slots = [self.slots[slot] for slot in slots]
 

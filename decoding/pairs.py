@@ -32,8 +32,8 @@ class Pair:
 
     @property
     def vocab(self) -> int:
-        """Tokens that both models know; the rest of the wider one is padding."""
-        return min(vocabulary_size(self.target), vocabulary_size(self.draft))
+        """Tokens that texts are written in: the target's."""
+        return vocabulary_size(self.target)
 
 
 def load_pair(

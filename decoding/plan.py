@@ -83,7 +83,7 @@ class Plan:
     max_new_tokens
         Per text, at least 1.
     vocab
-        Tokens that both models know.
+        Tokens of the target.
     warping, uniforms
         Processors and temperature; the randomness.
     exact

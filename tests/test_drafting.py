@@ -8,6 +8,7 @@ from torch import Tensor
 
 from decoding.drafting import Drafter, ModelDrafter, PromptLookup
 from decoding.laws import Warping
+from decoding.processors import Whole
 from solvers.errors import InputError
 from tests.drafts import (
     FLOAT32,
@@ -102,7 +103,7 @@ def test_processors_see_the_drafted_text() -> None:
     tokens, length = ragged(LENGTHS)
     uniforms = uniforms_of(5, 4)
     drafter = ModelDrafter(MODEL)
-    started(drafter, tokens, length, Warping(processors=FavourEven(), reads_text=True))
+    started(drafter, tokens, length, Warping(processors=[Whole(FavourEven())], reads_text=True))
     proposal = proposed(drafter, tokens, length, uniforms)
     assert not torch.equal(proposal.logits, proposal.raw_logits)
     assert_exact(proposal, tokens, length, uniforms, processors=FavourEven())
@@ -115,7 +116,7 @@ def test_masked_tokens_are_not_drafted() -> None:
     tokens, length = ragged([5] * len(GRID))
     uniforms = torch.from_numpy(GRID)[:, None].expand(-1, 3)
     drafter = ModelDrafter(MODEL)
-    started(drafter, tokens, length, Warping(processors=only_odd))
+    started(drafter, tokens, length, Warping(processors=[Whole(only_odd)]))
     proposal = proposed(drafter, tokens, length, uniforms)
     assert (proposal.tokens % 2 == 1).all()
     assert (proposal.logits[..., ::2] == -torch.inf).all()
@@ -144,7 +145,7 @@ def test_a_coarse_model_drafts_from_float32_laws() -> None:
         torch.testing.assert_close(proposal.logits[row, 0], scores, rtol=0, atol=0.1)
 
 
-@pytest.mark.parametrize("warping", [PLAIN, Warping(processors=FavourEven(), reads_text=True)])
+@pytest.mark.parametrize("warping", [PLAIN, Warping(processors=[Whole(FavourEven())], reads_text=True)])
 def test_a_proposal_moves_as_a_whole(warping: Warping) -> None:
     tokens, length = ragged(LENGTHS)
     drafter = ModelDrafter(MODEL)
@@ -190,7 +191,9 @@ def test_a_static_drafter_keeps_its_rows() -> None:
 
 def test_a_drafter_starts_anew() -> None:
     used, fresh = ModelDrafter(MODEL), ModelDrafter(MODEL)
-    started(used, *ragged([12, 7, 3], seed=5), warping=Warping(temperature=0.0, processors=FavourEven()), vocab=5)
+    started(
+        used, *ragged([12, 7, 3], seed=5), warping=Warping(temperature=0.0, processors=[Whole(FavourEven())]), vocab=5
+    )
     proposed(used, *ragged([12, 7, 3], seed=5), uniforms_of(3, 4))
     tokens, length = ragged([2, 6])
     proposals = []

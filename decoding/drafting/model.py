@@ -7,13 +7,16 @@ from torch import Tensor
 
 from decoding.cache import CachedModel
 from decoding.drafting.protocol import Proposal
-from decoding.laws import Warping
+from decoding.laws import Warping, as_known_to, over_vocabulary
 from decoding.sampling import inverse_cdf, law
 from decoding.wrappers import plain_model
 
 
 class ModelDrafter:
     """Any causal LM as a drafter: k forward passes for k tokens, the first one on two tokens per row.
+
+    Tokens of the target that it does not know have no mass in its laws; where they stand in a text it is fed
+    `laws.STAND_IN` instead. Its own tokens beyond the target's vocabulary are cut off before its softmax.
 
     Parameters
     ----------
@@ -54,7 +57,7 @@ class ModelDrafter:
         # A text of length n needs columns 0 .. n - 3; a shorter row gets keys of padding from column n - 2 on. They
         # are never seen: a proposal writes columns n - 2, n - 1, ... in this order, and a query sees columns up to
         # its own only.
-        self._cache.prefill(tokens, first=0, last=width - 2)
+        self._cache.prefill(self._known(tokens), first=0, last=width - 2)
 
     def propose(self, tokens: Tensor, length: Tensor, count: int, uniforms: Tensor, *, width: int) -> Proposal:
         """Draw k tokens per row; see `Drafter.propose`."""
@@ -71,9 +74,9 @@ class ModelDrafter:
             # a graph replays one width; otherwise no column is read before it is needed, and a static target's width
             # may go beyond the last
             reach = width if self.static else min(width, tokens.shape[1]) - count + step
-            logits = self._cache.feed(fresh, columns, width=reach, keep=1, start=start)[..., : self._vocab].float()
-            scores.append(logits)
-            warped.append(self._warping.apply(logits, text, length + step))
+            logits = self._cache.feed(self._known(fresh), columns, width=reach, keep=1, start=start)
+            scores.append(over_vocabulary(logits, self._vocab))
+            warped.append(self._warping.apply(scores[-1], text, length + step))
             fresh = self._draw(warped[-1], uniforms[:, step : step + 1])
             drawn.append(fresh)
             columns = last + (step + 1)
@@ -100,6 +103,9 @@ class ModelDrafter:
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """Tokens `[batch, 1]` from the laws of `logits [batch, 1, vocab]`, with `uniforms [batch, 1]`."""
         return inverse_cdf(law(logits, self._warping.temperature), uniforms)
+
+    def _known(self, tokens: Tensor) -> Tensor:
+        return as_known_to(self.model, tokens, self._vocab)
 
     def _common_start(self, length: Tensor) -> int | None:
         """First column fed if it is the same for all rows and the host may ask: then writing keys is a plain copy."""

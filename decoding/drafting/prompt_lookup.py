@@ -12,8 +12,8 @@ class PromptLookup:
     """Proposes what followed the last earlier occurrence of the text's last n tokens, for the largest n that has one.
 
     A text x_1 .. x_L with x_{e-n+1} .. x_e = x_{L-n+1} .. x_L, e < L, proposes x_{e+1}, x_{e+2}, ... up to x_L; n as
-    large as possible from `longest` down to `shortest`, then e as large as possible. Laws are point masses. A row
-    without an occurrence proposes nothing.
+    large as possible from `longest` down to `shortest`, then e as large as possible; it ends before the first token
+    that a logits processor forbids. Laws are point masses. A row without an occurrence proposes nothing.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ class PromptLookup:
             )
         self.longest, self.shortest = longest, shortest
         self._vocab = 0
+        self._warping: Warping
 
     @property
     def calls(self) -> int:
@@ -47,8 +48,8 @@ class PromptLookup:
         return 0
 
     def start(self, tokens: Tensor, length: Tensor, *, width: int, vocab: int, warping: Warping) -> None:
-        """Nothing to prepare but the vocabulary; see `Drafter.start`."""
-        self._vocab = vocab
+        """Nothing to prepare but the vocabulary and the processors; see `Drafter.start`."""
+        self._vocab, self._warping = vocab, warping
 
     def propose(self, tokens: Tensor, length: Tensor, count: int, uniforms: Tensor, *, width: int) -> Proposal:
         """Copy up to k tokens per row; the uniforms decide nothing. See `Drafter.propose`."""
@@ -58,11 +59,26 @@ class PromptLookup:
         copied = text.gather(1, columns.minimum(length[:, None] - 1))
         logits = torch.full((*copied.shape, self._vocab), -torch.inf, device=text.device)
         logits.scatter_(2, copied[..., None], 0.0)
-        available = (length - 1 - end).clamp(max=count)
-        return Proposal(tokens=copied, logits=logits, raw_logits=logits, count=torch.where(found, available, 0))
+        available = torch.where(found, (length - 1 - end).clamp(max=count), 0)
+        if self._warping.processors:
+            available = self._allowed(text, length, copied, logits, available)
+        return Proposal(tokens=copied, logits=logits, raw_logits=logits, count=available)
 
     def select(self, rows: Tensor) -> None:
         """Nothing is kept per row."""
+
+    def _allowed(self, text: Tensor, length: Tensor, copied: Tensor, logits: Tensor, available: Tensor) -> Tensor:
+        """How many of the copied tokens, `[batch]`, come before the first one that is masked.
+
+        A place is asked about only where all before it are allowed: its text is then one that may come to be.
+        """
+        text = text.scatter(1, length[:, None] + torch.arange(copied.shape[1], device=text.device), copied)
+        for place in range(copied.shape[1]):
+            here = slice(place, place + 1)
+            warped = self._warping.apply(logits[:, here], text, length + place, (available > place).long())
+            masked = warped[:, 0].gather(1, copied[:, here])[:, 0] == -torch.inf
+            available = torch.where(masked, available.clamp(max=place), available)
+        return available
 
     def _last_occurrence(self, text: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Column where the best earlier occurrence ends, `[batch]`, and whether there is one, `[batch]`."""

@@ -20,7 +20,8 @@ class Proposal:
     tokens
         `[batch, k]`, int64.
     logits
-        After processors, before temperature, `[batch, k, vocab]`, float32; a masked token has -inf.
+        After processors, before temperature, `[batch, k, vocab]`, float32; a masked token has -inf, and is not
+        proposed.
     raw_logits
         Before processors, `[batch, k, vocab]`, float32; the same tensor as `logits` if there are none.
     count
@@ -77,7 +78,7 @@ class Drafter(Protocol):
         width
             At least the greatest length; columns up to it are read.
         vocab
-            How many tokens the target knows; logits beyond are cut off.
+            How many tokens the target knows: laws are over these. A drafter has no mass where it does not know one.
         warping
             The processors and the temperature.
         """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from decoding.huggingface import check_context, context_length, generate_plainly, vocabulary_size
+from decoding.laws import as_known_to, over_vocabulary
 from decoding.pairs import Pair
 from solvers.errors import InputError
 from tradeoff.positions import Positions
@@ -140,7 +141,9 @@ def sampled_texts(
 def raw_logits(pair: Pair, text: Tensor, start: int) -> tuple[Tensor, Tensor]:
     """Draft's and target's logits, `[length - start, vocab]`, at the tokens of a text `[1, length]` from `start` on."""
     draft, target = (
-        model(text[:, :-1].to(model.device)).logits[0, start - 1 :, : pair.vocab].float()
+        over_vocabulary(
+            model(as_known_to(model, text[:, :-1].to(model.device), pair.vocab)).logits[0, start - 1 :], pair.vocab
+        )
         for model in (pair.draft, pair.target)
     )
     return draft, target

@@ -147,7 +147,7 @@ def speculative(
             static=static,
             compiled=compiled,
         )
-        warping = warping_of(logits_processor, not generation_config.do_sample, input_ids, padding)
+        warping = warping_of(logits_processor, not generation_config.do_sample, input_ids, padding, stopping_criteria)
         scale = warping.temperature or 1.0
         plan = Plan(
             rule=SpeculativeSampling() if rule is None else rule,

@@ -1,7 +1,6 @@
 """Models and tokenizers by hub name or path, and what their configs say."""
 
 import logging as python_logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +12,8 @@ from transformers.utils import logging
 from decoding.architecture import check_rotary
 from solvers.errors import InputError
 
-PADDED_VOCABULARY = 1024
-"""Models of one tokenizer differ by their embeddings' padding: by less than this."""
+UNLIKE_VOCABULARY = 1024
+"""Models of one tokenizer differ by padding and by added tokens: by less than this, and by at most 5 %."""
 
 
 def hide_progress_bars() -> None:
@@ -169,7 +168,9 @@ def context_length(model: Any) -> int | None:
 
 
 def common_vocabulary(target: Any, draft: Any) -> int:
-    """Tokens that both models know; of unlike widths that are mere padding, the smaller, with a warning.
+    """Tokens that the texts of a pair are written in: the target's, all of them.
+
+    The draft need not know every one: it gives no mass to what it lacks, and what it has beyond is cut off.
 
     Raises
     ------
@@ -181,18 +182,12 @@ def common_vocabulary(target: Any, draft: Any) -> int:
             raise InputError(f"{name} model: expected a Hugging Face causal LM; got {type(model).__name__}")
     sizes = vocabulary_size(target), vocabulary_size(draft)
     least, most = min(sizes), max(sizes)
-    if most - least >= PADDED_VOCABULARY or most > 1.05 * least:
+    if most - least >= UNLIKE_VOCABULARY or most > 1.05 * least:
         raise InputError(
             f"models: expected one vocabulary; got {sizes[0]} tokens in the target and {sizes[1]} in the draft; "
             "choose a draft trained with the target's tokenizer"
         )
-    if most > least:
-        warnings.warn(
-            f"the target's vocabulary of {sizes[0]} and the draft's of {sizes[1]} differ by padding: "
-            f"tokens from {least} on are never written",
-            stacklevel=2,
-        )
-    return least
+    return sizes[0]
 
 
 def check_context(target: Any, draft: Any | None, prompts: Sequence[int], new_tokens: int) -> None:

@@ -1,7 +1,7 @@
 """What `generate` has prepared, in the loop's own terms."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from transformers.generation.streamers import BaseStreamer
 
 from decoding.cache import CachedModel
-from decoding.laws import Processors, Warping
+from decoding.laws import Warping
+from decoding.processors import ByRow, Processor, Watched, Whole
 from solvers.errors import InputError
 
 BLIND = (
@@ -27,6 +28,16 @@ BLIND = (
     process.SuppressTokensLogitsProcessor,
 )
 """Processors that do not look at the text: one call serves every row and position."""
+
+STATEFUL = {
+    process.UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
+    process.ClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
+    process.DiaClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
+    process.SynthIDTextWatermarkLogitsProcessor: "watermarking_config",
+    process.WhisperNoSpeechDetection: "no_speech_threshold",
+    process.DiaEOSDelayPatternLogitsProcessor: "delay_pattern",
+}
+"""Processors that count their calls or keep what they saw, or take rows in pairs, and the option that makes them."""
 
 
 def left_aligned(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, list[int]]:
@@ -56,24 +67,68 @@ def left_aligned(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tens
     return input_ids.gather(1, columns.clamp(max=longest - 1)), pads.tolist()
 
 
-def warping_of(processors: Any, greedy: bool, input_ids: Tensor, padding: list[int]) -> Warping:
+def warping_of(processors: Any, greedy: bool, input_ids: Tensor, padding: list[int], stopping_criteria: Any) -> Warping:
     """Split a list of logits processors into a temperature and the rest.
 
     The temperature is kept apart if only top-k follows it, which does not depend on the scale; a processor behind it
     that does, top-p for one, keeps it in the list.
+
+    Raises
+    ------
+    InputError
+        A processor that is known to keep a state; others are found out while they work.
     """
+    # a class derived from one of transformers' may do anything: only the very classes are known
     rest, temperature = list(processors), 0.0 if greedy else 1.0
-    behind = [place for place, each in enumerate(rest) if not isinstance(each, process.TopKLogitsWarper)]
-    if behind and isinstance(rest[behind[-1]], process.TemperatureLogitsWarper) and not greedy:
+    behind = [place for place, each in enumerate(rest) if type(each) is not process.TopKLogitsWarper]
+    if behind and type(rest[behind[-1]]) is process.TemperatureLogitsWarper and not greedy:
         temperature = float(rest.pop(behind[-1]).temperature)
+    longest = [each.max_length for each in stopping_criteria if isinstance(each, MaxLengthCriteria)]
     return Warping(
         temperature=temperature,
-        # transformers annotates its calls with tensor classes that nobody makes
-        processors=cast(Processors, process.LogitsProcessorList(rest)) if rest else None,
-        reads_text=not all(isinstance(each, BLIND) for each in rest),
+        processors=[_processor(each) for each in rest],
+        reads_text=not all(type(each) in BLIND for each in rest),
         prompts=input_ids,
         padding=padding,
+        ends=_ends(stopping_criteria),
+        max_new_tokens=min(longest) - input_ids.shape[1] if longest else None,
     )
+
+
+def _processor(processor: Any) -> Processor:
+    """A logits processor in the loop's terms; one that transformers does not define is watched."""
+    name = getattr(processor, "__name__", type(processor).__name__)
+    for kind, option in STATEFUL.items():
+        if isinstance(processor, kind):
+            raise InputError(
+                f"logits processor {name}: expected a function of the text and its scores; got one that keeps a state "
+                f"from call to call; leave {option} out, or write with the model's own generate"
+            )
+    if type(processor) is process.PrefixConstrainedLogitsProcessor:
+        return Watched(ByRow(_constrained_by(processor._prefix_allowed_tokens_fn)), "prefix_allowed_tokens_fn")
+    if type(processor).__module__ == process.__name__:
+        return Whole(processor)
+    return Watched(Whole(processor), name)
+
+
+def _constrained_by(allowed: Callable[[int, Tensor], list[int]]) -> Callable[[int, Tensor, Tensor], Tensor]:
+    """Return transformers' own constraint for single rows: the function is told the row's number in the batch."""
+
+    def constrained(row: int, tokens: Tensor, scores: Tensor) -> Tensor:
+        own: Any = process.PrefixConstrainedLogitsProcessor(lambda _, text: allowed(row, text), 1)
+        return own(tokens, scores)
+
+    return constrained
+
+
+def _ends(stopping_criteria: Any) -> set[int]:
+    """End tokens among the stopping criteria."""
+    return {
+        token
+        for criterion in stopping_criteria
+        if isinstance(criterion, EosTokenCriteria)
+        for token in criterion.eos_token_id.tolist()
+    }
 
 
 def finished_by(
@@ -98,13 +153,8 @@ def finished_by(
     InputError
         When a criterion says neither stop nor go on.
     """
-    ends: set[int] = set()
-    others = []
-    for criterion in stopping_criteria:
-        if isinstance(criterion, EosTokenCriteria):
-            ends |= set(criterion.eos_token_id.tolist())
-        elif not isinstance(criterion, MaxLengthCriteria):
-            others.append(criterion)
+    ends = _ends(stopping_criteria)
+    others = [each for each in stopping_criteria if not isinstance(each, EosTokenCriteria | MaxLengthCriteria)]
 
     def finished(row: int, tokens: list[int], logits: list[Tensor]) -> bool:
         if tokens[-1] in ends:
