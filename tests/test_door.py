@@ -30,7 +30,7 @@ def custom(model=TARGET, **arguments):
 
 def as_config(model: Any, **modules: Any) -> Any:
     """A PEFT wrapper, by what is asked of one."""
-    wrapper = nn.Module()
+    wrapper: Any = nn.Module()
     wrapper.base = model
     wrapper.peft_config = {"default": types.SimpleNamespace(**modules)}
     wrapper.active_peft_config = wrapper.peft_config["default"]

@@ -12,7 +12,7 @@ from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
 
 import decoding
 from decoding.embedded import train_judge
-from decoding.evaluation.comparison.texts import Settings, calibrate_cells, generate_rows, missing
+from decoding.evaluation.comparison.texts import Settings, calibrate_cells, generate_rows, texts_of
 from decoding.evaluation.positions import collect_positions, seed_for
 from decoding.huggingface import generate_plainly, plainly
 from decoding.huggingface.saved_settings import SHAPING, WARPING
@@ -168,7 +168,7 @@ def test_positions_and_compared_texts_are_those_of_a_clean_model():
         pair = pair_of(target)
         positions = collect_positions(pair, [PROMPT], new_tokens=8, limit=16, seed=0)
         cells = calibrate_cells(pair, [PROMPT], settings)
-        rows = list(generate_rows(pair, [PROMPT], settings, missing(cells, settings, [])))
+        rows = list(generate_rows(pair, [PROMPT], settings, texts_of(cells, settings)))
         return positions.target.tolist(), [cell.calibration.knob for cell in cells], [row["text"] for row in rows]
 
     assert measured(changed) == measured(CLEAN)

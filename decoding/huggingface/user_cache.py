@@ -40,7 +40,8 @@ def users_cache(past_key_values: Any, prompt: int, longest: int) -> Any:
             f"past_key_values: expected at most the {prompt} columns of input_ids; got {held}; give whole texts, "
             "those the cache knows included"
         )
-    rooms = [layer.max_cache_len for layer in past_key_values.layers if not layer.is_sliding and _fixed(layer)]
+    layers: list[Any] = past_key_values.layers  # of what kinds, transformers does not say
+    rooms = [layer.max_cache_len for layer in layers if not layer.is_sliding and _fixed(layer)]
     if rooms and min(rooms) < longest - 1:
         raise InputError(
             f"past_key_values: expected room for {longest - 1} columns; got a StaticCache of {min(rooms)}; "
