@@ -4,6 +4,7 @@ Everything in `solvers` works on trusted float64 laws along the last axis; `trad
 where input is checked and converted.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,10 +18,16 @@ ROUNDING = 1e-12
 """Masses that differ by less count as equal: a running sum over 150k tokens strays by about 1e-13."""
 
 
+def without_gradient(array: Array) -> Array:
+    """The same numbers, off the graph of a tensor that requires grad: levels are solved for outside of it."""
+    return array.detach() if getattr(array, "requires_grad", False) else array
+
+
 def to_numpy(array: Array) -> np.ndarray:
     """The same numbers as a numpy array on the host."""
     if is_numpy_array(array):
         return array
+    array = without_gradient(array)
     return np.asarray(array if on_host(array) else to_device(array, "cpu"))
 
 
@@ -50,6 +57,37 @@ def safe_divide(numerator: Array, denominator: Array, otherwise: Array | float) 
     # numpy warns of x / 0 even where the quotient is then discarded
     quotient = numerator / xp.where(positive, denominator, xp.ones_like(denominator))
     return xp.where(positive, quotient, xp.zeros_like(quotient) + otherwise)
+
+
+PIECE = 2**20
+"""Masses worked on at a time on a CPU, 8 MB: temporaries do not grow with the number of rows."""
+
+
+def row_pieces(laws: Array) -> Iterator[slice]:
+    """Cut the rows of `[rows, vocab]` into slices of `PIECE` masses, more on a device, where calls cost more."""
+    count = laws.shape[0]
+    rows = max(1, (PIECE if on_host(laws) else 64 * PIECE) // laws.shape[1])
+    for start in range(0, count, rows):
+        yield slice(start, min(start + rows, count))
+
+
+def in_pieces(function: Callable[..., tuple[Array, ...]], *arrays: Array) -> tuple[Array, ...]:
+    """Apply a function of laws `[..., vocab]` and row quantities `[...]` a piece at a time; the first is a law.
+
+    What it returns is one law or number to a row, too.
+    """
+    leading = tuple(arrays[0].shape[:-1])
+    xp = array_namespace(arrays[0])
+    flat = [xp.reshape(each, (-1, *each.shape[len(leading) :])) for each in arrays]
+    pieces = list(row_pieces(flat[0]))
+    if len(pieces) == 1:
+        return function(*arrays)
+    parts = [function(*(each[rows, ...] for each in flat)) for rows in pieces]
+    joined = []
+    for index in range(len(parts[0])):
+        whole = xp.concat([part[index] for part in parts], axis=0)
+        joined.append(xp.reshape(whole, (*leading, *whole.shape[1:])))
+    return tuple(joined)
 
 
 def mass(array: Array, *, keepdims: bool = False) -> Array:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from solvers.arrays import ROUNDING, Array, mass, positive_part, safe_divide
+from solvers.arrays import ROUNDING, Array, in_pieces, mass, positive_part, safe_divide
 from solvers.closed_form import ceiling_mass
 from solvers.divergences import Divergence, total_variation
 
@@ -84,25 +84,17 @@ def certify(
         `[...]` summing to 1 if the rows share the budget: value, bound and the rest are then about the mean.
     """
     xp = array_namespace(draft, target)
-    accepted = acceptance * draft
-    rejection = mass(draft - accepted)  # 0 where all is accepted; 1 - sum would be the rounding of the draft's sum
-    output = positive_part(accepted + positive_part(xp.expand_dims(rejection, axis=-1)) * residual)
-    value = divergence.value(output, target)
-    intercept, price = dual_line(draft, target, floor=floor, ceiling=ceiling, divergence=divergence)
-    broken = _largest(
-        xp.max(positive_part(-acceptance), axis=-1),
-        xp.max(positive_part(acceptance - 1.0), axis=-1),
-        xp.max(positive_part(-residual), axis=-1),
-        xp.abs(mass(residual) - 1.0),
+    budget = xp.asarray(budget)
+    each_budget = budget + xp.zeros_like(draft[..., 0])
+
+    def rows(*given: Array) -> tuple[Array, ...]:
+        return _rows(*given, divergence=divergence)
+
+    value, rejection, intercept, price, broken, off_support, only = in_pieces(
+        rows, draft, target, acceptance, residual, each_budget, floor, ceiling
     )
-    # a maximum and a positive part are silent about NaN
-    numbers = xp.all(xp.isfinite(acceptance) & xp.isfinite(residual), axis=-1) & xp.isfinite(budget)
     if weights is not None:
-        numbers = numbers & xp.isfinite(weights) & (weights >= 0)
-    broken = xp.where(numbers, broken, xp.zeros_like(broken) + xp.inf)
-    off_support = mass(xp.where(target > 0, xp.zeros_like(draft), draft))
-    only = _known_unique(output, target, value, rejection, off_support, budget, divergence)
-    if weights is not None:
+        broken = xp.where(xp.isfinite(weights) & (weights >= 0), broken, xp.zeros_like(broken) + xp.inf)
         lines = _lines_at_common_price(draft, target, floor, divergence, weights, (intercept, price), budget)
         # 0 times infinity is a row that does not occur
         value, rejection, intercept, off_support = (
@@ -126,6 +118,38 @@ def certify(
         infeasibility=_largest(broken, positive_part(rejection - budget)),
         unique=only,
     )
+
+
+def _rows(
+    draft: Array,
+    target: Array,
+    acceptance: Array,
+    residual: Array,
+    budget: Array,
+    floor: Array,
+    ceiling: Array,
+    *,
+    divergence: Divergence,
+) -> tuple[Array, ...]:
+    """Value, rejection, intercept, price, violation, mass off the support and uniqueness of every row, `[...]`."""
+    xp = array_namespace(draft, target)
+    accepted = acceptance * draft
+    rejection = mass(draft - accepted)  # 0 where all is accepted; 1 - sum would be the rounding of the draft's sum
+    output = positive_part(accepted + positive_part(xp.expand_dims(rejection, axis=-1)) * residual)
+    value = divergence.value(output, target)
+    broken = _largest(
+        xp.max(positive_part(-acceptance), axis=-1),
+        xp.max(positive_part(acceptance - 1.0), axis=-1),
+        xp.max(positive_part(-residual), axis=-1),
+        xp.abs(mass(residual) - 1.0),
+    )
+    # a maximum and a positive part are silent about NaN
+    numbers = xp.all(xp.isfinite(acceptance) & xp.isfinite(residual), axis=-1) & xp.isfinite(budget)
+    broken = xp.where(numbers, broken, xp.zeros_like(broken) + xp.inf)
+    off_support = mass(xp.where(target > 0, xp.zeros_like(draft), draft))
+    intercept, price = dual_line(draft, target, floor=floor, ceiling=ceiling, divergence=divergence)
+    only = _known_unique(output, target, value, rejection, off_support, budget, divergence)
+    return value, rejection, intercept, price, broken, off_support, only
 
 
 def dual_line(
@@ -213,8 +237,9 @@ def _lines_at_common_price(
     slope = f.slope(floor)
     finite = xp.isfinite(slope) & xp.isfinite(common)
     raised = f.ratio_at(xp.where(finite, slope, zero) + xp.where(finite, common, zero))
-    other, dearer = dual_line(
-        draft, target, floor=floor, ceiling=xp.maximum(raised, xp.ones_like(raised)), divergence=f
+    other, dearer = in_pieces(
+        lambda draft, target, floor, ceiling: dual_line(draft, target, floor=floor, ceiling=ceiling, divergence=f),
+        *(draft, target, floor, xp.maximum(raised, xp.ones_like(raised))),
     )
     fits = finite & (dearer <= common + ROUNDING * (1.0 + common))
     # no divergence is negative: the line 0 always fits

@@ -44,10 +44,14 @@ def sqrt(array: Array) -> Array:
 def kl(x: Array, y: Array) -> Array:
     """X log(x / y) - x + y = (x - y) s + 2 x (artanh s - s), s = (x - y) / (x + y)."""
     xp = array_namespace(x, y)
-    difference = x - y
-    s = difference / (x + y)
-    series = difference * s + 2 * x * s**3 * _polynomial(s * s, (1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11))
-    return xp.where(xp.abs(s) <= NEAR, series, x * xp.log(x / y) - difference)
+    s = (x - y) / (x + y)
+    near = xp.abs(s) <= NEAR
+    # one array at a time: rows may be as large as memory
+    series = _polynomial(s * s, (1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11)) * s
+    series = 2 * x * series * s + (x - y)
+    series = series * s
+    del s
+    return xp.where(near, series, x * xp.log(x / y) - (x - y))
 
 
 def js(x: Array, y: Array) -> Array:
@@ -81,7 +85,8 @@ def alpha(x: Array, y: Array, order: float) -> Array:
 
 
 def _polynomial(variable: Array, coefficients: "tuple[float, ...] | list[float]") -> Array:
-    total = coefficients[-1] + 0 * variable
-    for coefficient in reversed(coefficients[:-1]):
-        total = total * variable + coefficient
+    total = variable * coefficients[-1] + coefficients[-2]
+    for coefficient in reversed(coefficients[:-2]):
+        total = total * variable
+        total = total + coefficient
     return total

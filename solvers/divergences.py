@@ -368,7 +368,7 @@ def divergence_named(divergence: "str | Divergence") -> Divergence:
     """
     if isinstance(divergence, Divergence):
         return divergence
-    if divergence in DIVERGENCES:
+    if isinstance(divergence, str) and divergence in DIVERGENCES:
         return DIVERGENCES[divergence]
     prefix, _, order = str(divergence).partition("=")
     if prefix == "alpha":

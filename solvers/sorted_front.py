@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from solvers.arrays import ROUNDING, Array, like, mass, positive_part, to_numpy
+from solvers.arrays import ROUNDING, Array, like, mass, positive_part, row_pieces, to_numpy
 from solvers.divergences import Divergence, total_variation
 from solvers.roots import monotone_root
 
@@ -56,31 +56,15 @@ class SortedFront:
     """
 
     def __init__(self, draft: Array, target: Array, divergence: Divergence) -> None:
-        xp = array_namespace(draft, target)
         self.divergence = divergence
-        self.total_variation = to_numpy(total_variation(draft, target))[:, None]
-        self.free_rejection = self._free_rejection(draft, target)
-        known, zero = target > 0, xp.zeros_like(draft)
-        self.off_support = to_numpy(mass(xp.where(known, zero, draft)))[:, None]
-        ratio = xp.where(known, draft / xp.where(known, target, zero + 1.0), zero + xp.inf)
-        terms = xp.where(known, divergence.elements(draft, target), zero)
-        order = xp.argsort(ratio, axis=-1)
-        ratio, terms, target = (xp.take_along_axis(each, order, axis=-1) for each in (ratio, terms, target))
-        # a token off the support has no q to move a level: any finite ratio will do
-        highest = xp.max(xp.where(xp.isfinite(ratio), ratio, zero), axis=-1, keepdims=True)
-        ratio = xp.minimum(ratio, highest)
-        self._floor = _side(ratio, target, xp.where(ratio < 1, terms, zero), zero[:, :1])
-        ratio, target, terms = (xp.flip(each, axis=-1) for each in (ratio, target, terms))
-        self._ceiling = _side(ratio, target, xp.where(ratio > 1, terms, zero), like(self.off_support, draft))
-
-    def _free_rejection(self, draft: Array, target: Array) -> np.ndarray:
-        """The least rejection at divergence 0: TV, unless f is flat on both sides of 1."""
-        if self.divergence.zero_is_equality:
-            return self.total_variation
-        low, high = self.divergence.flat
-        gained = mass(positive_part(low * target - draft))
-        lost = mass(positive_part(draft - high * target)) if np.isfinite(high) else 0 * gained
-        return np.minimum(np.maximum(to_numpy(gained), to_numpy(lost))[:, None], self.total_variation)
+        # sorting takes ten arrays like a law; what is kept of them is four
+        pieces = [_sorted_rows(draft[rows, :], target[rows, :], divergence) for rows in row_pieces(draft)]
+        self._sides = [piece.sides for piece in pieces]
+        columns = zip(*(piece.numbers for piece in pieces), strict=True)
+        self.total_variation, self.off_support, self.free_rejection = (
+            np.concatenate(column)[:, None] for column in columns
+        )
+        self._vocab = draft.shape[1]
 
     def levels(self, rejection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Floor and ceiling; the ceiling is infinite below the draft's mass off the target's support."""
@@ -131,9 +115,17 @@ class SortedFront:
 
         A row with fewer repeats its TV.
         """
-        ends = [np.zeros_like(self.total_variation), self.total_variation]
-        inner = [np.minimum(to_numpy(side.budget), self.total_variation) for side in (self._floor, self._ceiling)]
-        return np.sort(np.concatenate([*inner, *ends], axis=-1), axis=-1)
+        points = np.repeat(self.total_variation, 2 * self._vocab + 2, axis=1)
+        points[:, 0] = 0.0
+        start = 0
+        for sides in self._sides:
+            column = 1
+            for side in sides:
+                rows, length = side.budget.shape
+                points[start : start + rows, column : column + length] = to_numpy(side.budget)
+                column += length
+            start += rows
+        return np.sort(np.minimum(points, self.total_variation), axis=-1)
 
     def _leaked(self, rejection: np.ndarray) -> np.ndarray:
         """Draft mass off the target's support that is not rejected; a rounding is no leak, unless nothing is rejected."""
@@ -152,11 +144,64 @@ class SortedFront:
         return np.where(at_leak, np.minimum(self.off_support, self.total_variation), root)
 
     def _places(self, rejection: np.ndarray) -> tuple[_Place, _Place]:
-        floor, ceiling = (_place(side, rejection, sign) for side, sign in ((self._floor, 1), (self._ceiling, -1)))
+        found: tuple[list[_Place], list[_Place]] = [], []
+        wanted = rejection + np.zeros_like(self.total_variation)
+        start = 0
+        for sides in self._sides:
+            rows = wanted[start : start + sides[0].budget.shape[0]]
+            start += rows.shape[0]
+            for places, side, sign in zip(found, sides, (1, -1), strict=True):
+                places.append(_place(side, rows, sign))
+        floor, ceiling = (_Place(*(np.concatenate(each) for each in zip(*places, strict=True))) for places in found)
         return (
             floor._replace(level=np.minimum(floor.level, 1.0)),
             ceiling._replace(level=np.maximum(ceiling.level, 1.0)),
         )
+
+
+class _SortedRows(NamedTuple):
+    """The floor's and the ceiling's side of some rows, and TV, mass off the support and free rejection, `[rows]`."""
+
+    sides: tuple[_Side, _Side]
+    numbers: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _sorted_rows(draft: Array, target: Array, divergence: Divergence) -> _SortedRows:
+    xp = array_namespace(draft, target)
+    known, zero = target > 0, xp.zeros_like(draft)
+    off_support = mass(xp.where(known, zero, draft))
+    numbers = total_variation(draft, target), off_support, _free_rejection(draft, target, divergence)
+    ratio = xp.where(known, draft / xp.where(known, target, zero + 1.0), zero + xp.inf)
+    terms = xp.where(known, divergence.elements(draft, target), zero)
+    order = xp.argsort(ratio, axis=-1)
+    ratio, terms, target = (xp.take_along_axis(each, order, axis=-1) for each in (ratio, terms, target))
+    # a token off the support has no q to move a level: any finite ratio will do
+    highest = xp.max(xp.where(xp.isfinite(ratio), ratio, zero), axis=-1, keepdims=True)
+    ratio = xp.minimum(ratio, highest)
+    floor = _side(ratio, target, xp.where(ratio < 1, terms, zero), zero[:, :1])
+    ratio, target, terms = (xp.flip(each, axis=-1) for each in (ratio, target, terms))
+    ceiling = _side(ratio, target, xp.where(ratio > 1, terms, zero), xp.expand_dims(off_support, axis=-1))
+    sides = _up_to_one(floor, floor.ratio < 1), _up_to_one(ceiling, ceiling.ratio > 1)
+    return _SortedRows(sides, tuple(to_numpy(each) for each in numbers))  # type: ignore[arg-type]
+
+
+def _free_rejection(draft: Array, target: Array, divergence: Divergence) -> Array:
+    """The least rejection at divergence 0: TV, unless f is flat on both sides of 1."""
+    xp, widest = array_namespace(draft), total_variation(draft, target)
+    if divergence.zero_is_equality:
+        return widest
+    low, high = divergence.flat
+    gained = mass(positive_part(low * target - draft))
+    lost = mass(positive_part(draft - high * target)) if np.isfinite(high) else xp.zeros_like(gained)
+    return xp.minimum(xp.maximum(gained, lost), widest)
+
+
+def _up_to_one(side: _Side, beyond: Array) -> _Side:
+    """The tokens a level can reach, on its own side of ratio 1, and one more: together one vocabulary, not two."""
+    xp = array_namespace(beyond)
+    length = min(int(xp.max(xp.sum(xp.astype(beyond, xp.int64), axis=-1))) + 1, beyond.shape[1])
+    # a slice alone would keep all in memory
+    return _Side(*(xp.asarray(each[:, :length], copy=True) for each in side))
 
 
 def _side(ratio: Array, target: Array, terms: Array, start: Array) -> _Side:

@@ -17,7 +17,7 @@ from solvers.arrays import Array, to_numpy
 from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
-from tradeoff.rule import LogitRule, Rule, bonus_law
+from tradeoff.rule import LogitRule, Rule, bonus_law, checked_rule
 
 Tokens: TypeAlias = tuple[int, ...]
 
@@ -227,6 +227,7 @@ def joint_law(
         Laws that are not laws or have no common vocabulary, a length below 1, more than `MOST_BLOCKS` blocks, or a
         rule whose verdict is not one.
     """
+    checked_rule(rule, "initial_state", "verdict")
     texts = _Texts.checked(draft, target, target_logits, draft_length=draft_length, horizon=horizon)
     law = np.zeros_like(texts.joint)
     waiting = [defaultdict[tuple[Tokens, Hashable], float](float) for _ in range(horizon)]

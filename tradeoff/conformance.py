@@ -333,8 +333,7 @@ def _check_arguments(sampler: Any, rule: Any, randomness: Any, draws: Any, false
         raise InputError(
             f"sampler: expected a callable (draft, target, drafted, randomness) -> token; got {type(sampler).__name__}"
         )
-    if not (callable(getattr(rule, "acceptance", None)) and callable(getattr(rule, "residual", None))):
-        raise InputError(f"rule: expected a rule, such as those of tradeoff.rules; got {_one_line(rule)}")
+    checked_rule(rule)
     if randomness not in get_args(Randomness):
         raise InputError(
             f"randomness: expected one of {', '.join(map(repr, get_args(Randomness)))}; got {randomness!r}"

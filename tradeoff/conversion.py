@@ -9,7 +9,7 @@ from solvers.arrays import Array, to_numpy
 from solvers.divergences import divergence_named
 from solvers.errors import InputError
 from tradeoff.positions import Positions, rejections
-from tradeoff.rule import Rule
+from tradeoff.rule import Rule, checked_rule
 from tradeoff.rules.registry import Family, family_from
 
 SCAN = 9
@@ -105,6 +105,9 @@ def convert(
     InputError
         A rule without a knob, laws that are not laws, a mean the other rule cannot reach.
     """
+    checked_rule(rule)
+    if not isinstance(at, Positions) and not (isinstance(at, tuple | list) and len(at) == 2):
+        raise InputError(f"at: expected Positions or a pair (draft, target) of laws; got {type(at).__name__}")
     positions = at if isinstance(at, Positions) else Positions.of(*at, normalise=normalise)
     if match != "rejection":
         divergence_named(match)

@@ -10,6 +10,7 @@ from solvers.arrays import Array, to_numpy
 from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
+from tradeoff.rule import checked_rule
 
 MOST_CANDIDATES = 100_000
 """Tuples of candidates that `evaluate_drafts` may enumerate, at 0.06 to 0.25 ms each, half a minute at worst."""
@@ -108,6 +109,7 @@ def evaluate_drafts(
         Laws that are not laws or come in a batch, `drafts` below 1, more than `MOST_CANDIDATES` tuples, or a rule
         whose candidates or selections are not laws.
     """
+    checked_rule(rule, "candidates", "selection")
     problem = validated(draft, target, normalise=normalise)
     p, q = to_numpy(problem.draft), to_numpy(problem.target)
     if p.ndim != 1:
@@ -138,7 +140,7 @@ def checked_drafts(drafts: int) -> int:
     InputError
         Not a whole number, or below 1.
     """
-    if not isinstance(drafts, int | np.integer) or drafts < 1:
+    if isinstance(drafts, bool) or not isinstance(drafts, int | np.integer) or drafts < 1:
         raise InputError(f"drafts: expected a whole number of candidates, at least 1; got {drafts!r}")
     return int(drafts)
 

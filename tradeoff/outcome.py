@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
-from solvers.arrays import Array, mass, positive_part, to_numpy
+from solvers.arrays import Array, mass, positive_part, to_numpy, without_gradient
 from solvers.closed_form import ratio_clip_at_rejection
 from solvers.divergences import DIVERGENCES, Divergence, divergence_named, total_variation
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
-from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law
+from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law, checked_rule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,8 +110,8 @@ class Outcome:
         InputError
             A draft length below 1.
         """
-        if draft_length < 1:
-            raise InputError(f"draft_length: expected at least 1; got {draft_length}")
+        if isinstance(draft_length, bool) or not isinstance(draft_length, int | np.integer) or draft_length < 1:
+            raise InputError(f"draft_length: expected a whole number, at least 1; got {draft_length!r}")
         reached = sum((1.0 - self.rejection) ** place for place in range(draft_length))
         bonus = (1.0 - self.rejection) ** draft_length
         xp = array_namespace(self.target)
@@ -234,6 +235,7 @@ def evaluate(
     -----
     The bound behind `Outcome.gap`: docs/theory.md T6.
     """
+    checked_rule(rule)
     problem = validated(draft, target, normalise=normalise)
     draft, target = problem.draft, problem.target
     sampled = None
@@ -259,7 +261,9 @@ def _checked_logits(logits: Array | None, name: str, draft: Array) -> Array | No
             f"{name}: expected the laws' own array type, device and shape {tuple(draft.shape)}; got "
             f"{type(logits).__name__} of shape {tuple(getattr(logits, 'shape', ()))}"
         )
-    xp = array_namespace(logits)
+    xp, logits = array_namespace(logits), without_gradient(logits)
+    if not xp.isdtype(logits.dtype, ("real floating", "integral")):
+        raise InputError(f"{name}: expected real numbers; got {logits.dtype}")
     if bool(xp.any(xp.isnan(logits))):
         raise InputError(f"{name}: expected numbers or -inf; got NaN; check the model's weights and dtype")
     return xp.astype(logits, xp.float64)
@@ -290,6 +294,9 @@ def _check_shape(rule: Rule, draft: Array, name: str, array: Array, *shapes: tup
             f"{rule!r}: expected {name} of shape {wanted}, of the laws' own array type; "
             f"got {type(array).__name__} of shape {tuple(getattr(array, 'shape', ()))}"
         )
+    # complex numbers compare, and would go on into every result
+    if array_namespace(array).isdtype(array.dtype, "complex floating"):
+        raise InputError(f"{rule!r}: expected {name} of real numbers; got {array.dtype}; take its real part in the rule")
 
 
 def _check_law(rule: Rule, name: str, law: Array, total: Array | float) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from array_api_compat import array_namespace
 
-from solvers.arrays import Array, like, mass, normalised, positive_part, safe_divide, to_numpy
+from solvers.arrays import Array, in_pieces, like, mass, normalised, positive_part, safe_divide, to_numpy
 from solvers.certificate import Certificate, certify
 from solvers.closed_form import ratio_clip
 from solvers.divergences import Divergence, divergence_named
@@ -93,8 +93,8 @@ class ParetoPoint:
         return certify(
             self.draft,
             self.target,
-            acceptance=xp.astype(self.acceptance, xp.float64),
-            residual=xp.astype(self.residual, xp.float64),
+            acceptance=xp.astype(self.acceptance, xp.float64, copy=False),
+            residual=xp.astype(self.residual, xp.float64, copy=False),
             budget=self.budget,
             floor=self.floor,
             ceiling=self.ceiling,
@@ -225,12 +225,16 @@ class ParetoFront:
         return draw_front(self, ax, rules or {})
 
     def _point_at(self, rows: np.ndarray, question: str, wanted: Array) -> ParetoPoint:
-        draft, target = self.problem.draft, self.problem.target
         floor, ceiling = self._levels(rows)
-        rule = ratio_clip(draft, target, floor, ceiling)
         budget = wanted if question == "rejection" else None
         price = self._shaped(self._sorted.price(rows))
-        return self._point(rule.acceptance, rule.residual, (floor, ceiling, price), budget, "closed form")
+
+        def effect(draft: Array, target: Array, floor: Array, ceiling: Array) -> tuple[Array, ...]:
+            rule = ratio_clip(draft, target, floor, ceiling)
+            return self._effect(draft, target, rule.acceptance, rule.residual)
+
+        found = in_pieces(effect, self.problem.draft, self.problem.target, floor, ceiling)
+        return self._point(found, (floor, ceiling, price), budget, "closed form")
 
     def _point_of(self, solution: "ProgramSolution", question: str, wanted: Array) -> ParetoPoint:
         draft, target = self.problem.draft, self.problem.target
@@ -243,21 +247,27 @@ class ParetoFront:
         price = like(np.asarray(max(solution.price, 0.0)), draft) + 0.0 * floor
         solved_by = f"{solution.solver}: {solution.status.meaning}"
         budget = wanted if question == "rejection" else None
-        return self._point(acceptance, residual, (floor, ceiling, price), budget, solved_by)
+        found = in_pieces(self._effect, draft, target, acceptance, residual)
+        return self._point(found, (floor, ceiling, price), budget, solved_by)
+
+    def _effect(self, draft: Array, target: Array, acceptance: Array, residual: Array) -> tuple[Array, ...]:
+        """Acceptance, residual and output law as they are given back, rejection and divergence."""
+        accepted = acceptance * draft
+        rejection = positive_part(mass(draft - accepted))  # nothing where all is accepted, not a rounding of 1 - sum
+        output = accepted + array_namespace(draft).expand_dims(rejection, axis=-1) * residual
+        laws = (self.problem.restored(each) for each in (acceptance, residual, output))
+        return (*laws, rejection, self.measure.value(output, target))
 
     def _point(
         self,
-        acceptance: Array,
-        residual: Array,
+        effect: tuple[Array, ...],
         multipliers: tuple[Array, Array, Array],
         budget: Array | None,
         solved_by: str,
     ) -> ParetoPoint:
-        draft, target, restored = self.problem.draft, self.problem.target, self.problem.restored
+        draft, target = self.problem.draft, self.problem.target
+        acceptance, residual, output, rejection, divergence = effect
         xp = array_namespace(draft)
-        accepted = acceptance * draft
-        rejection = positive_part(mass(draft - accepted))  # nothing where all is accepted, not a rounding of 1 - sum
-        output = accepted + xp.expand_dims(rejection, axis=-1) * residual
         if budget is None:
             budget = rejection if self.weights is None else xp.sum(self.weights * rejection)
         return ParetoPoint(
@@ -267,10 +277,10 @@ class ParetoFront:
             budget=budget,
             weights=self.weights,
             rejection=rejection,
-            divergence=self.measure.value(output, target),
-            acceptance=restored(acceptance),
-            residual=restored(residual),
-            output_law=restored(output),
+            divergence=divergence,
+            acceptance=acceptance,
+            residual=residual,
+            output_law=output,
             floor=multipliers[0],
             ceiling=multipliers[1],
             price=multipliers[2],

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_array_api_obj
 
-from solvers.arrays import Array, mass, positive_part, to_numpy
+from solvers.arrays import Array, mass, positive_part, to_numpy, without_gradient
 from solvers.divergences import total_variation
 from solvers.errors import InputError
 from tradeoff.outcome import Outcome, apply_rule
@@ -105,8 +105,12 @@ class Positions:
         InputError
             A temperature that is not positive, or shapes that differ.
         """
-        if not temperature > 0:
-            raise InputError(f"temperature: expected a number > 0; got {temperature}")
+        if not isinstance(temperature, int | float | np.number) or not temperature > 0:
+            raise InputError(f"temperature: expected a number > 0; got {temperature!r}")
+        for name, logits in (("draft_logits", draft_logits), ("target_logits", target_logits)):
+            if not is_array_api_obj(logits):
+                raise InputError(f"{name}: expected an array [positions, vocab]; got {type(logits).__name__}")
+        draft_logits, target_logits = (without_gradient(logits) for logits in (draft_logits, target_logits))
         if draft_logits.shape != target_logits.shape or draft_logits.ndim != 2:
             raise InputError(
                 "logits: expected equal shapes [positions, vocab]; got "

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj
 
-from solvers.arrays import Array, mass
+from solvers.arrays import Array, mass, without_gradient
 from solvers.errors import InputError
 
 SUM_TOLERANCE = 2e-5
@@ -98,15 +98,10 @@ def _as_array(law: Any, name: str) -> Array:
         raise InputError(f"{name} law: expected rows of equal length, [..., vocab]; got ragged nested lists") from None
 
 
-def without_gradient(array: Array) -> Array:
-    """The same numbers, off the graph of a tensor that requires grad: levels are solved for outside of it."""
-    return array.detach() if getattr(array, "requires_grad", False) else array
-
-
 def _checked(law: Array, name: str, normalise: bool) -> Array:
     xp = array_namespace(law)
     resolution = xp.finfo(law.dtype).eps if xp.isdtype(law.dtype, "real floating") else 0.0
-    law = xp.astype(law, xp.float64)
+    law = xp.astype(law, xp.float64, copy=False)
     if not bool(xp.all(xp.isfinite(law))):
         raise InputError(f"{name} law: expected finite probabilities; got NaN or infinity; check its logits")
     if bool(xp.any(law < 0)):
@@ -125,7 +120,34 @@ def _checked(law: Array, name: str, normalise: bool) -> Array:
             f"{worst:.8g}; if its masses are right up to scale, pass normalise=True"
         )
     law = law / total
-    return xp.where(law < SMALLEST_MASS, xp.zeros_like(law), law)
+    tiny = law < SMALLEST_MASS
+    # most laws have zeros at most, which need no copy
+    return xp.where(tiny, xp.zeros_like(law), law) if bool(xp.any(tiny & (law > 0))) else law
+
+
+def checked_probabilities(values: Any, name: str, like: Array) -> Array:
+    """Check one probability per token, float64 in the laws' own library and shape.
+
+    Raises
+    ------
+    InputError
+        What is no array of real numbers, another shape, a number outside [0, 1], NaN.
+    """
+    xp = array_namespace(like)
+    values = without_gradient(values) if is_array_api_obj(values) else values
+    if is_array_api_obj(values) and array_namespace(values).isdtype(values.dtype, "complex floating"):
+        raise InputError(f"{name}: expected real numbers; got {values.dtype}; pass probabilities")
+    try:
+        chosen = xp.asarray(values, dtype=xp.float64, device=device(like))
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: expected an array of probabilities; got {type(values).__name__}") from None
+    if chosen.shape != like.shape:
+        raise InputError(
+            f"{name}: expected one probability per token, shape {tuple(like.shape)}; got {tuple(chosen.shape)}"
+        )
+    if not bool(xp.all((chosen >= 0) & (chosen <= 1))):
+        raise InputError(f"{name}: expected probabilities in [0, 1]; got one outside, or NaN; clip them first")
+    return chosen
 
 
 def checked_numbers(values: Any, name: str, like: Array, *, most: float = float("inf")) -> Array:

@@ -1,8 +1,9 @@
 """What a verification rule is: the three protocols of the map."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from solvers.arrays import Array
+from solvers.errors import InputError
 
 
 class Rule(Protocol):
@@ -49,6 +50,29 @@ class LogitRule(Protocol):
     def with_logits(self, draft_logits: Array | None, target_logits: Array | None) -> Rule:
         """The rule at positions with these logits, `[..., vocab]`, before temperature and masks."""
         ...
+
+
+def checked_rule(rule: Any, *methods: str) -> None:
+    """Check that a rule is a value with these methods, by default those of `Rule`; all callers of rules ask here.
+
+    Raises
+    ------
+    InputError
+        A class, a text, or what has other methods.
+    """
+    if isinstance(rule, type):
+        raise InputError(
+            f"rule: expected a rule, a value; got the class {rule.__name__}; call it: {rule.__name__}(...)"
+        )
+    if isinstance(rule, str):
+        raise InputError(f"rule: expected a rule; got the text {rule!r}; use tradeoff.rules.from_spec({rule!r})")
+    methods = methods or ("acceptance", "residual")
+    missing = [name for name in methods if not callable(getattr(rule, name, None))]
+    if missing:
+        raise InputError(
+            f"rule: expected one with the methods {' and '.join(methods)}; got {type(rule).__name__} without "
+            f"{' and '.join(missing)}; tradeoff.rules has rules of three kinds"
+        )
 
 
 def bonus_law(rule: Rule, draft: Array, target: Array) -> Array:

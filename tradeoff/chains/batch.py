@@ -18,6 +18,9 @@ from solvers.errors import InputError
 from tradeoff.chains.chain import MarkovChain, next_state, paired, whole
 from tradeoff.chains.rejections import Rejections, acceleration, advance, start, variance
 
+MOST_DRAFTS = 10_000
+"""Candidates are taken off one by one; the limit M = infinity has a formula of its own."""
+
 Version = Literal["corrected", "late residual", "printed"]
 """How Algorithm 4 is read; see `batch_algorithm`."""
 
@@ -299,6 +302,8 @@ def batch_algorithm(
 
 
 def _check_drafts(drafts: float) -> None:
-    if drafts == math.inf:
+    if isinstance(drafts, float) and drafts == math.inf:
         return
     whole("drafts", int(drafts) if isinstance(drafts, float) and drafts.is_integer() else drafts)
+    if drafts > MOST_DRAFTS:
+        raise InputError(f"drafts: expected at most {MOST_DRAFTS}, one pass over the laws each, or inf; got {drafts}")

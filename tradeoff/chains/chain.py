@@ -270,10 +270,14 @@ def common_horizon(chains: Sequence[MarkovChain], horizon: int | None) -> int:
     Raises
     ------
     InputError
-        None asked for where no chain ends, or more than there are laws for.
+        None asked for where no chain ends or two end at different steps, or more than there are laws for.
     """
     ends = [chain.time for chain in chains if chain.time is not None]
     if horizon is None:
+        if len(set(ends)) > 1:
+            raise InputError(
+                f"horizon: expected chains of one length; got {' and '.join(map(str, ends))} steps; pass horizon="
+            )
         if not ends:
             raise InputError("horizon: expected the number of tokens, as the chains do not end; pass horizon=")
         return min(ends)
@@ -285,7 +289,10 @@ def common_horizon(chains: Sequence[MarkovChain], horizon: int | None) -> int:
 
 def _numbers(values: Any, name: str) -> np.ndarray:
     try:
-        return np.array(to_numpy(values) if hasattr(values, "shape") else values, dtype=np.float64)
+        plain = np.asarray(to_numpy(values) if hasattr(values, "shape") else values)
+        if np.iscomplexobj(plain):
+            raise InputError(f"{name}: expected real numbers; got {plain.dtype}; pass probabilities")
+        return np.array(plain, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{name}: expected an array of probabilities; got {type(values).__name__}") from None
 

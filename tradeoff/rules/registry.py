@@ -301,6 +301,8 @@ def family_from(spec: str) -> Family:
     InputError
         A text of another form, or an unknown name or parameter.
     """
+    if not isinstance(spec, str):
+        raise InputError(f"rule: expected a text such as 'lenience:factor=0.8'; got {type(spec).__name__}")
     name, _, rest = spec.strip().partition(":")
     info = _BY_NAME.get(name)
     if info is None:
