@@ -24,7 +24,20 @@ HONOURED = {"attention_mask", "past_key_values", "position_ids", "use_cache", "l
 REWRITING = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 """Methods by which a model says what it is shown at each step, instead of its tokens and their positions."""
 
-KNOWN = {"ctrl", "exaone4_5", "gemma3", "gemma3n", "gemma4", "gemma4_unified", "molmo2", "phi3", "phimoe"}
+KNOWN = {
+    "ctrl",
+    "exaone4_5",
+    "gemma3",
+    "gemma3n",
+    "gemma4",
+    "gemma4_unified",
+    "hyperclovax_vision_v2",
+    "mllama",
+    "molmo2",
+    "phi3",
+    "phimoe",
+    "roc_bert",
+}
 """Families of transformers whose own such methods change nothing where only text is given."""
 
 
@@ -205,6 +218,11 @@ def check_prepared(model: Any, input_ids: Tensor, prepared: dict[str, Any]) -> N
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise InputError(f"target model: expected a Hugging Face causal LM; got {type(model).__name__}")
+    if prepared.get("cache_params") is not None:  # made by `generate`, not given by the caller
+        raise InputError(
+            f"target model: expected one with a key-value cache; got {type(model).__name__}, which keeps a state that "
+            "cannot be wound back; choose a decoder with attention layers only"
+        )
     for name, value in prepared.items():
         # an empty dictionary: no images for a model that takes them
         if name not in HONOURED and value is not None and not (isinstance(value, dict) and not value):
