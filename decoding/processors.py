@@ -85,7 +85,11 @@ class Watched:
             As `confirm` does.
         """
         if self._first is not None:
-            return self._processor(rows, tokens, scores)
+            try:
+                return self._processor(rows, tokens, scores)
+            except Exception:  # the processor's own error, unless it comes of a state: then that is told
+                self.confirm()
+                raise
         self._first = list(rows), tokens.clone(), scores.clone()
         self._answer = self._ask()
         self.confirm()

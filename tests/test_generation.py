@@ -1,13 +1,12 @@
 """What users of `generate` expect besides the text: streamers, scores, caches, interruptions, rows that end alone."""
 
-import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from test_loop import generate
-from tiny import DRAFT, PROMPT, TARGET, VOCAB, law_after, tiny_model
+from tiny import DRAFT, PROMPT, TARGET, VOCAB, law_after
 from transformers import (
     DynamicCache,
     GPT2Config,
@@ -26,31 +25,6 @@ from tradeoff.rules import (
     Consultant,
     SpeculativeSampling,
 )
-
-
-def test_padded_vocabularies_are_cut_to_the_common_part_with_a_warning():
-    target, draft = tiny_model(28, vocab=40), tiny_model(2, vocab=40)
-    arguments = {"rule": CommonPrice(price=0.5), "do_sample": True, "max_new_tokens": 20, "top_k": 0}
-
-    def run(draft):
-        return decoding.generate(target, draft, PROMPT, generator=torch.Generator().manual_seed(0), **arguments)
-
-    with pytest.warns(UserWarning, match="differ by padding: tokens from 40 on"):
-        output = run(_wider(draft, 41))
-    assert torch.equal(output.sequences, run(draft).sequences)
-
-
-def _wider(model, vocab):
-    """The same model with more tokens, likelier than any other: they must not be drawn."""
-    config = copy.deepcopy(model.config)
-    config.vocab_size = vocab
-    wide = type(model)(config).eval()
-    old = model.state_dict()
-    with torch.no_grad():
-        for name, values in wide.state_dict().items():
-            values[: len(old[name])] = old[name]
-            values[len(old[name]) :] = 100.0
-    return wide
 
 
 class PoisonAfter:

@@ -140,6 +140,15 @@ class Asserting:
         return scores
 
 
+class GrammarLibrarys:
+    """Goes by the name of one whose state shows only where the grammar is strict."""
+
+    __module__, __qualname__ = "xgrammar.contrib.hf", "LogitsProcessor"
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores
+
+
 def noise(input_ids: Tensor, scores: Tensor) -> Tensor:
     return scores + torch.rand_like(scores)
 
@@ -178,6 +187,7 @@ def test_a_prefix_function_with_a_state_is_refused_too():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"logits_processor": [GrammarLibrarys()]}, "xgrammar.contrib.hf.LogitsProcessor: .*leave it out"),
         ({"guidance_scale": 1.5}, "UnbatchedClassifierFreeGuidanceLogitsProcessor: .*leave guidance_scale out"),
         (
             {"watermarking_config": SynthIDTextWatermarkingConfig(ngram_len=2, keys=[3, 5])},
@@ -185,7 +195,7 @@ def test_a_prefix_function_with_a_state_is_refused_too():
         ),
     ],
 )
-def test_transformers_own_processors_with_a_state_are_refused_by_name(arguments: dict[str, Any], message: str):
+def test_known_processors_with_a_state_are_refused_by_name(arguments: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         decoding.generate(TARGET, DRAFT, PROMPT, do_sample=True, max_new_tokens=4, **arguments)
 
