@@ -9,6 +9,7 @@ from tiny import DRAFT, PROMPT, TARGET, VOCAB, FavourEven, tiny_model
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
+    StoppingCriteriaList,
     SynthIDTextWatermarkingConfig,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -103,6 +104,32 @@ def test_nothing_behind_an_end_or_beyond_the_length_is_shown_and_no_text_that_no
             assert text[:width] in prompts
             assert 4 not in text[width:]
             assert len(text) < width + 9
+
+
+def test_a_row_that_another_criterion_ended_is_not_shown_again_though_its_lines_stay():
+    width, ended = 2, []
+
+    def ends_the_first_row(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        done = torch.tensor([text[0] == 1 and len(text) == width + 2 for text in input_ids.tolist()])
+        if done.any():
+            ended.append(len(shown.texts))
+        return done
+
+    shown = Shown()
+    decoding.generate(
+        TARGET,
+        DRAFT,
+        torch.tensor([[1, 3], [2, 1]]),
+        do_sample=False,
+        max_new_tokens=12,
+        cache_implementation="static",
+        stopping_criteria=StoppingCriteriaList([ends_the_first_row]),
+        logits_processor=LogitsProcessorList([shown]),
+        draft_length=2,
+    )
+    later = [text for batch in shown.texts[ended[0] :] for text in batch if len(text) > width]
+    assert later
+    assert all(text[:width] == [2, 1] for text in later)
 
 
 class Counting:
@@ -233,15 +260,17 @@ class Cooling(TemperatureLogitsWarper):
 
 
 class TopOne(TopKLogitsWarper):
-    """A top-k that depends on the text."""
+    """A top-k that depends on the text, and on the scale of the scores."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        return scores * torch.where(input_ids[:, -1:] % 2 == 1, 4.0, -1.0)
+        return FavourEven()(input_ids, scores)
 
 
-@pytest.mark.parametrize("processor", [Cooling(1.0), TopOne(3)], ids=["temperature", "top-k"])
-def test_a_class_derived_from_a_known_one_is_not_taken_for_it(processor: Any):
-    processors = LogitsProcessorList([processor])
+@pytest.mark.parametrize(
+    "processors", [[Cooling(1.0)], [TemperatureLogitsWarper(0.3), TopOne(3)]], ids=["temperature", "top-k"]
+)
+def test_a_class_derived_from_a_known_one_is_not_taken_for_it(processors: list[Any]):
+    processors = LogitsProcessorList(processors)
     prompts = torch.tensor([[1, 3]]).repeat(3000, 1)
     output = decoding.generate(
         TARGET,
