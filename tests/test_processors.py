@@ -263,7 +263,7 @@ class TopOne(TopKLogitsWarper):
     """A top-k that depends on the text, and on the scale of the scores."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        return FavourEven()(input_ids, scores)
+        return scores + 3.0 * (input_ids[:, -1:] % 2 == 1) * (torch.arange(VOCAB) == 3)
 
 
 @pytest.mark.parametrize(
