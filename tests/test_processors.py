@@ -9,6 +9,7 @@ from tiny import DRAFT, PROMPT, TARGET, VOCAB, FavourEven, tiny_model
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
+    StoppingCriteriaList,
     SynthIDTextWatermarkingConfig,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -105,6 +106,32 @@ def test_nothing_behind_an_end_or_beyond_the_length_is_shown_and_no_text_that_no
             assert len(text) < width + 9
 
 
+def test_a_row_that_another_criterion_ended_is_not_shown_again_though_its_lines_stay():
+    width, ended = 2, []
+
+    def ends_the_first_row(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        done = torch.tensor([text[0] == 1 and len(text) == width + 2 for text in input_ids.tolist()])
+        if done.any():
+            ended.append(len(shown.texts))
+        return done
+
+    shown = Shown()
+    decoding.generate(
+        TARGET,
+        DRAFT,
+        torch.tensor([[1, 3], [2, 1]]),
+        do_sample=False,
+        max_new_tokens=12,
+        cache_implementation="static",
+        stopping_criteria=StoppingCriteriaList([ends_the_first_row]),
+        logits_processor=LogitsProcessorList([shown]),
+        draft_length=2,
+    )
+    later = [text for batch in shown.texts[ended[0] :] for text in batch if len(text) > width]
+    assert later
+    assert all(text[:width] == [2, 1] for text in later)
+
+
 class Counting:
     """Answers by how often it was asked."""
 
@@ -137,6 +164,15 @@ class Asserting:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         assert not self.started or int(input_ids[0, -1]) not in PROMPT
         self.started = True
+        return scores
+
+
+class GrammarLibrarys:
+    """Goes by the name of one whose state shows only where the grammar is strict."""
+
+    __module__, __qualname__ = "xgrammar.contrib.hf", "LogitsProcessor"
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         return scores
 
 
@@ -178,6 +214,7 @@ def test_a_prefix_function_with_a_state_is_refused_too():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"logits_processor": [GrammarLibrarys()]}, "xgrammar.contrib.hf.LogitsProcessor: .*leave it out"),
         ({"guidance_scale": 1.5}, "UnbatchedClassifierFreeGuidanceLogitsProcessor: .*leave guidance_scale out"),
         (
             {"watermarking_config": SynthIDTextWatermarkingConfig(ngram_len=2, keys=[3, 5])},
@@ -185,7 +222,7 @@ def test_a_prefix_function_with_a_state_is_refused_too():
         ),
     ],
 )
-def test_transformers_own_processors_with_a_state_are_refused_by_name(arguments: dict[str, Any], message: str):
+def test_known_processors_with_a_state_are_refused_by_name(arguments: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         decoding.generate(TARGET, DRAFT, PROMPT, do_sample=True, max_new_tokens=4, **arguments)
 
@@ -223,15 +260,17 @@ class Cooling(TemperatureLogitsWarper):
 
 
 class TopOne(TopKLogitsWarper):
-    """A top-k that depends on the text."""
+    """A top-k that depends on the text, and on the scale of the scores."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        return scores * torch.where(input_ids[:, -1:] % 2 == 1, 4.0, -1.0)
+        return scores + 3.0 * (input_ids[:, -1:] % 2 == 1) * (torch.arange(VOCAB) == 3)
 
 
-@pytest.mark.parametrize("processor", [Cooling(1.0), TopOne(3)], ids=["temperature", "top-k"])
-def test_a_class_derived_from_a_known_one_is_not_taken_for_it(processor: Any):
-    processors = LogitsProcessorList([processor])
+@pytest.mark.parametrize(
+    "processors", [[Cooling(1.0)], [TemperatureLogitsWarper(0.3), TopOne(3)]], ids=["temperature", "top-k"]
+)
+def test_a_class_derived_from_a_known_one_is_not_taken_for_it(processors: list[Any]):
+    processors = LogitsProcessorList(processors)
     prompts = torch.tensor([[1, 3]]).repeat(3000, 1)
     output = decoding.generate(
         TARGET,

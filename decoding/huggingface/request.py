@@ -29,13 +29,16 @@ BLIND = (
 )
 """Processors that do not look at the text: one call serves every row and position."""
 
+_TRANSFORMERS = process.__name__
+
 STATEFUL = {
-    process.UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
-    process.ClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
-    process.DiaClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
-    process.SynthIDTextWatermarkLogitsProcessor: "watermarking_config",
-    process.WhisperNoSpeechDetection: "no_speech_threshold",
-    process.DiaEOSDelayPatternLogitsProcessor: "delay_pattern",
+    f"{_TRANSFORMERS}.UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
+    f"{_TRANSFORMERS}.ClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
+    f"{_TRANSFORMERS}.DiaClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
+    f"{_TRANSFORMERS}.SynthIDTextWatermarkLogitsProcessor": "watermarking_config",
+    f"{_TRANSFORMERS}.WhisperNoSpeechDetection": "no_speech_threshold",
+    f"{_TRANSFORMERS}.DiaEOSDelayPatternLogitsProcessor": "delay_pattern",
+    "xgrammar.contrib.hf.LogitsProcessor": "it",
 }
 """Processors that count their calls or keep what they saw, or take rows in pairs, and the option that makes them."""
 
@@ -98,15 +101,15 @@ def warping_of(processors: Any, greedy: bool, input_ids: Tensor, padding: list[i
 def _processor(processor: Any) -> Processor:
     """A logits processor in the loop's terms; one that transformers does not define is watched."""
     name = getattr(processor, "__name__", type(processor).__name__)
-    for kind, option in STATEFUL.items():
-        if isinstance(processor, kind):
+    for kind in (f"{each.__module__}.{each.__qualname__}" for each in type(processor).__mro__):
+        if kind in STATEFUL:
             raise InputError(
-                f"logits processor {name}: expected a function of the text and its scores; got one that keeps a state "
-                f"from call to call; leave {option} out, or write with the model's own generate"
+                f"logits processor {kind}: expected a function of the text and its scores; got one that keeps a state "
+                f"from call to call; leave {STATEFUL[kind]} out, or write with the model's own generate"
             )
     if type(processor) is process.PrefixConstrainedLogitsProcessor:
         return Watched(ByRow(_constrained_by(processor._prefix_allowed_tokens_fn)), "prefix_allowed_tokens_fn")
-    if type(processor).__module__ == process.__name__:
+    if type(processor).__module__ == _TRANSFORMERS:
         return Whole(processor)
     return Watched(Whole(processor), name)
 
