@@ -320,6 +320,8 @@ class _Texts:
 
 def _vocabulary(laws: PrefixLaws, name: str) -> int:
     """Length of the first law: what the others are compared with."""
+    if isinstance(laws, type) or not (callable(laws) or hasattr(laws, "__len__")):
+        raise InputError(f"{name}: expected a sequence of laws or a function of the prefix; got {repr(laws)[:80]}")
     if not callable(laws) and len(laws) == 0:
         raise InputError(f"{name}: expected one entry per token of the text; got none")
     first = laws(()) if callable(laws) else laws[0]
