@@ -252,9 +252,9 @@ def alpha_divergence(order: float) -> Divergence:
     InputError
         An order that is not finite.
     """
+    if not isinstance(order, int | float | np.number) or not abs(order) < 1e300:
+        raise InputError(f"alpha: expected a finite order; got {repr(order)[:80]}")
     a = float(order)
-    if not math.isfinite(a):
-        raise InputError(f"alpha: expected a finite order; got {order}")
     if a == 1.0 or abs(a) < LEAST_ORDER:
         return DIVERGENCES["kl" if a == 1 else "reverse_kl"]
     name = f"alpha={int(a)}" if a == int(a) else f"alpha={a!r}"
@@ -310,6 +310,12 @@ def f_divergence(
         f(1) is not 0, an end that cannot be evaluated, a derivative that decreases or is not the slope of f, or that
         is constant near 1 with `strictly_convex`.
     """
+    for each in (function, derivative):
+        if not callable(each) or isinstance(each, type):
+            raise InputError(f"{name}: expected functions of an array, f and f'; got {type(each).__name__}")
+    for key, end in (("at_zero", at_zero), ("slope_at_zero", slope_at_zero), ("slope_at_infinity", slope_at_infinity)):
+        if end is not None and not isinstance(end, int | float | np.number):
+            raise InputError(f"{name}: expected {key}= a number; got {type(end).__name__}")
     with np.errstate(all="ignore"):
         ends, one = np.array([0.0, math.inf]), np.array([1.0])
         f_one, slope_one = (float(np.asarray(each(one))[0]) for each in (function, derivative))

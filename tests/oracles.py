@@ -282,7 +282,8 @@ def typical(p: Law, q: Law, *, threshold: float = 0.09, alpha: float | None = No
 
 def tensorrt_relaxed(p: Law, q: Law, *, top_k: int = 1, delta: Any = 0.0, target_logits: Law | None = None) -> Decision:
     read = q if target_logits is None else softmax(target_logits)
-    return greedy([b >= min(sorted(read)[-top_k:]) and b >= max(read) - delta for b in read], read)
+    best = sorted(range(len(read)), key=lambda x: -read[x])[:top_k]  # stable: the lower index of equal ones
+    return greedy([x in best and b >= max(read) - delta for x, b in enumerate(read)], read)
 
 
 def bild(p: Law, q: Law, *, rollback: float = 5.0, target_logits: Law | None = None) -> Decision:

@@ -42,7 +42,8 @@ def test_laws_come_back_in_the_callers_kind_and_type_and_row_quantities_in_float
     point = front.at(rejection=0.15)
     for law in (point.acceptance, point.residual, point.output_law):
         assert type(law) is type(draft)
-        assert law.dtype == dtype
+        # a rule in half precision would not be the rule that was solved for
+        assert str(law.dtype).endswith("float64" if dtype_name == "float64" else "float32")
     certificate = point.certificate
     proof = (certificate.value, certificate.bound, certificate.gap, certificate.price, certificate.infeasibility)
     for row in (point.rejection, point.divergence, point.floor, point.ceiling, point.price, *proof):
@@ -64,7 +65,7 @@ def test_a_batch_of_two_by_three_pairs_equals_six_pairs(convert, dtype, dtype_na
     assert_close(front.rejection, np.linspace(0, 1, 33)[:, None, None] * plain(front.total_variation), "mass")
     point = front.at(rejection=0.05)
     assert point.output_law.shape == (2, 3, 11)
-    assert point.output_law.dtype == dtype
+    assert str(point.output_law.dtype).endswith("float64" if dtype_name == "float64" else "float32")
     for i, j in np.ndindex(2, 3):
         alone = solve_pareto(draft[i, j], target[i, j], divergence="chi2").at(rejection=0.05)
         assert_close(plain(point.output_law)[i, j], plain(alone.output_law), "handed back", dtype_name)

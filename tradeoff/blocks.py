@@ -320,6 +320,8 @@ class _Texts:
 
 def _vocabulary(laws: PrefixLaws, name: str) -> int:
     """Length of the first law: what the others are compared with."""
+    if isinstance(laws, type) or not (callable(laws) or hasattr(laws, "__len__")):
+        raise InputError(f"{name}: expected a sequence of laws or a function of the prefix; got {repr(laws)[:80]}")
     if not callable(laws) and len(laws) == 0:
         raise InputError(f"{name}: expected one entry per token of the text; got none")
     first = laws(()) if callable(laws) else laws[0]
@@ -355,6 +357,8 @@ def _tabulated(law_after: Callable[[Tokens], Array], name: str, vocab: int, leng
 
 
 def _check_size(vocab: int, draft_length: int, horizon: int) -> None:
+    if max(draft_length, horizon) > MOST_BLOCKS:
+        raise InputError(f"joint_law: expected lengths up to {MOST_BLOCKS}; got {repr(max(draft_length, horizon))[:80]}")
     blocks = sum(vocab ** (length + min(draft_length, horizon - length)) for length in range(horizon))
     if blocks > MOST_BLOCKS:
         raise InputError(

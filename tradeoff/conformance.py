@@ -19,7 +19,7 @@ import numpy as np
 
 from solvers.errors import InputError
 from tradeoff.conformance_cases import Expected, conditional_p_value, expected_of, settings_for, worst_cell
-from tradeoff.rule import Rule
+from tradeoff.rule import Rule, checked_rule
 
 Sampler = Callable[[np.ndarray, np.ndarray, int, Any], Any]
 Randomness = Literal["generator", "uniforms", "closed uniforms"]

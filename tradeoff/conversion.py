@@ -109,7 +109,7 @@ def convert(
     if not isinstance(at, Positions) and not (isinstance(at, tuple | list) and len(at) == 2):
         raise InputError(f"at: expected Positions or a pair (draft, target) of laws; got {type(at).__name__}")
     positions = at if isinstance(at, Positions) else Positions.of(*at, normalise=normalise)
-    if match != "rejection":
+    if not (isinstance(match, str) and match == "rejection"):
         divergence_named(match)
     family = family_from(to)
     setting = set_knob(family, lambda each: mean(each, positions, match), mean(rule, positions, match))

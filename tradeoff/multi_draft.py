@@ -15,6 +15,12 @@ from tradeoff.rule import checked_rule
 MOST_CANDIDATES = 100_000
 """Tuples of candidates that `evaluate_drafts` may enumerate, at 0.06 to 0.25 ms each, half a minute at worst."""
 
+MOST_DRAFTS = 1_000_000
+"""Candidates of one position."""
+
+MOST_ENUMERATED = 500
+"""Candidates that `evaluate_drafts` may propose: tuples are made token after token, each inside the last."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
@@ -115,6 +121,8 @@ def evaluate_drafts(
     if p.ndim != 1:
         raise InputError(f"laws: expected one pair of laws [vocab]; got shape {p.shape}; evaluate the rows one by one")
     drafts = checked_drafts(drafts)
+    if drafts > MOST_ENUMERATED:
+        raise InputError(f"drafts: expected at most {MOST_ENUMERATED} candidates to enumerate; got {drafts}")
     output, rejection, total = np.zeros_like(p), 0.0, 0.0
     for count, (tokens, probability) in enumerate(rule.candidates(p, drafts), start=1):
         if count > MOST_CANDIDATES:
@@ -140,8 +148,8 @@ def checked_drafts(drafts: int) -> int:
     InputError
         Not a whole number, or below 1.
     """
-    if isinstance(drafts, bool) or not isinstance(drafts, int | np.integer) or drafts < 1:
-        raise InputError(f"drafts: expected a whole number of candidates, at least 1; got {drafts!r}")
+    if isinstance(drafts, bool) or not isinstance(drafts, int | np.integer) or not 1 <= drafts <= MOST_DRAFTS:
+        raise InputError(f"drafts: expected a whole number of candidates, 1 to {MOST_DRAFTS}; got {repr(drafts)[:80]}")
     return int(drafts)
 
 

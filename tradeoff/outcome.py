@@ -12,6 +12,9 @@ from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law, checked_rule
 
+MOST_DRAFTED = 100_000
+"""Tokens of a round: its expected length is a sum over them."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
@@ -108,10 +111,11 @@ class Outcome:
         Raises
         ------
         InputError
-            A draft length below 1.
+            A draft length that is no whole number, below 1 or above `MOST_DRAFTED`.
         """
-        if isinstance(draft_length, bool) or not isinstance(draft_length, int | np.integer) or draft_length < 1:
-            raise InputError(f"draft_length: expected a whole number, at least 1; got {draft_length!r}")
+        whole = isinstance(draft_length, int | np.integer) and not isinstance(draft_length, bool)
+        if not (whole and 1 <= draft_length <= MOST_DRAFTED):
+            raise InputError(f"draft_length: expected a whole number from 1 to {MOST_DRAFTED}; got {draft_length!r}")
         reached = sum((1.0 - self.rejection) ** place for place in range(draft_length))
         bonus = (1.0 - self.rejection) ** draft_length
         xp = array_namespace(self.target)

@@ -380,7 +380,7 @@ def solve_pareto(
 
 
 def _check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
-    if choice not in choices:
+    if not isinstance(choice, str) or choice not in choices:
         raise InputError(f"{name}: expected {' or '.join(map(repr, choices))}; got {choice!r}")
 
 

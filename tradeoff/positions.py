@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj
@@ -105,8 +105,8 @@ class Positions:
         InputError
             A temperature that is not positive, or shapes that differ.
         """
-        if not isinstance(temperature, int | float | np.number) or not temperature > 0:
-            raise InputError(f"temperature: expected a number > 0; got {temperature!r}")
+        if not isinstance(temperature, int | float | np.number) or not 0 < temperature < 1e300:
+            raise InputError(f"temperature: expected a number > 0; got {repr(temperature)[:80]}")
         for name, logits in (("draft_logits", draft_logits), ("target_logits", target_logits)):
             if not is_array_api_obj(logits):
                 raise InputError(f"{name}: expected an array [positions, vocab]; got {type(logits).__name__}")
@@ -121,7 +121,7 @@ class Positions:
             xp = array_namespace(draft)
             tokens = xp.arange(draft.shape[-1], device=device(draft))
             draft = xp.astype(tokens == xp.argmax(draft, axis=-1, keepdims=True), draft.dtype)
-        owner = np.arange(draft.shape[0]) if prompt is None else np.asarray(prompt)
+        owner = np.arange(draft.shape[0]) if prompt is None else _checked_owner(prompt, draft.shape[0])
         return cls(
             draft=draft,
             target=target,
@@ -151,6 +151,17 @@ class Positions:
     def total_variation(self) -> np.ndarray:
         """TV(draft, target) at every position, `[positions]`: where lossless decoding rejects."""
         return np.concatenate([to_numpy(total_variation(chunk.draft, chunk.target)) for chunk in self.chunks()])
+
+
+def _checked_owner(prompt: Any, count: int) -> np.ndarray:
+    """One whole number to a position."""
+    try:
+        owner = to_numpy(prompt) if is_array_api_obj(prompt) else np.asarray(prompt)
+    except ValueError:
+        owner = np.zeros(0)  # ragged lists; told below
+    if owner.shape != (count,) or owner.dtype.kind not in "iu" or (owner < 0).any():
+        raise InputError(f"prompt: expected {count} whole numbers >= 0, one to a position; got {repr(prompt)[:80]}")
+    return owner
 
 
 def _float64(array: Array) -> Array:

@@ -139,7 +139,7 @@ def checked_probabilities(values: Any, name: str, like: Array) -> Array:
         raise InputError(f"{name}: expected real numbers; got {values.dtype}; pass probabilities")
     try:
         chosen = xp.asarray(values, dtype=xp.float64, device=device(like))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: expected an array of probabilities; got {type(values).__name__}") from None
     if chosen.shape != like.shape:
         raise InputError(
@@ -163,8 +163,8 @@ def checked_numbers(values: Any, name: str, like: Array, *, most: float = float(
     try:
         plain = values.tolist() if hasattr(values, "tolist") else np.asarray(values, dtype=np.float64).tolist()
         numbers = np.asarray(plain, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: expected a number or numbers; got {values!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name}: expected a number or numbers; got {repr(values)[:80]}") from None
     if not ((numbers >= 0) & (numbers <= most)).all():
         limit = "at least 0" if most == float("inf") else f"between 0 and {most:g}"
         raise InputError(f"{name}: expected {limit}; got {values}")

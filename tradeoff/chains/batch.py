@@ -106,8 +106,8 @@ def batch_expected_rejections(
     `root_residual`). `batch_algorithm` computes the same from the algorithm itself.
     """
     pair = paired(draft, target, horizon)
-    if not 0.0 <= first_root <= 1.0:
-        raise InputError(f"first_root: expected a probability in [0, 1]; got {first_root}; 1 is Algorithm 4")
+    if not isinstance(first_root, int | float | np.number) or not 0.0 <= first_root <= 1.0:
+        raise InputError(f"first_root: expected a probability in [0, 1]; got {repr(first_root)[:80]}; 1 is Algorithm 4")
     p, q = (np.stack(laws) for laws in zip(*pair.laws, strict=True))
     steps = list(zip(q, positive_part(q - p), root_residual(p, q, drafts=drafts), strict=True))
     text, roots = pair.initial, first_root * pair.initial
@@ -229,6 +229,7 @@ def judge_root(draft: Any, target: Any, *, drafts: int, version: Version = "corr
         A number of drafts that is not whole, an unknown version.
     """
     whole("drafts", drafts)
+    _check_drafts(drafts)
     if version not in get_args(Version):
         raise InputError(f"version: expected {' or '.join(map(repr, get_args(Version)))}; got {version!r}")
     accepted, reached, law = np.zeros_like(target), 1.0, target

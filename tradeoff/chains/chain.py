@@ -11,6 +11,9 @@ from solvers.arrays import to_numpy
 from solvers.errors import InputError
 from tradeoff.problem import SMALLEST_MASS, SUM_TOLERANCE
 
+MOST_STEPS = 1_000_000
+"""Tokens of a text: every one is a pass over the states."""
+
 MOST_ENTRIES = 100_000_000
 """Probabilities that `MarkovChain.from_sequences` may estimate: 0.8 GB of counts."""
 
@@ -282,6 +285,8 @@ def common_horizon(chains: Sequence[MarkovChain], horizon: int | None) -> int:
             raise InputError("horizon: expected the number of tokens, as the chains do not end; pass horizon=")
         return min(ends)
     whole("horizon", horizon)
+    if horizon > MOST_STEPS:
+        raise InputError(f"horizon: expected at most {MOST_STEPS} tokens; got {repr(horizon)[:80]}")
     if ends and horizon > min(ends):
         raise InputError(f"horizon: expected at most {min(ends)} tokens, as many as there are laws for; got {horizon}")
     return int(horizon)

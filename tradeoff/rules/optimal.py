@@ -1,7 +1,7 @@
 """The rules on the universal front: no rule at the same rejection is nearer to the target in any f-divergence."""
 
-import math
 from dataclasses import dataclass
+from numbers import Real
 
 from array_api_compat import array_namespace
 
@@ -39,10 +39,10 @@ class RatioClip:
     def __post_init__(self) -> None:
         if (self.ceiling is None) == (self.rejection is None):
             raise InputError("RatioClip: expected exactly one of ceiling= and rejection=")
-        if self.ceiling is not None and not self.ceiling >= 1:
-            raise InputError(f"ceiling: expected a number >= 1; got {self.ceiling}; 1 is lossless")
-        if self.rejection is not None and not 0 <= self.rejection <= 1:
-            raise InputError(f"rejection: expected a probability in [0, 1]; got {self.rejection}")
+        if self.ceiling is not None and not (isinstance(self.ceiling, Real) and self.ceiling >= 1):
+            raise InputError(f"ceiling: expected a number >= 1; got {self.ceiling!s}; 1 is lossless")
+        if self.rejection is not None and not (isinstance(self.rejection, Real) and 0 <= self.rejection <= 1):
+            raise InputError(f"rejection: expected a probability in [0, 1]; got {self.rejection!s}")
 
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return min(1, C target / draft), `[..., vocab]`."""
@@ -80,8 +80,8 @@ class CommonPrice:
     divergence: str | Divergence = "kl"
 
     def __post_init__(self) -> None:
-        if math.isnan(self.price) or self.price < 0:
-            raise InputError(f"price: expected a number >= 0 (nats per rejection); got {self.price}; 0 is lossless")
+        if not isinstance(self.price, Real) or not self.price >= 0:
+            raise InputError(f"price: expected a number >= 0 (nats per rejection); got {self.price!s}; 0 is lossless")
         divergence_named(self.divergence)
 
     def acceptance(self, draft: Array, target: Array) -> Array:

@@ -39,6 +39,13 @@ def best_tokens(law: Array, count: int) -> Array:
     return law >= last
 
 
+def first_tokens(law: Array, count: int) -> Array:
+    """Whether a token is among the `count` likeliest, `[..., vocab]`, and no more: of equal ones the lower index."""
+    xp = array_namespace(law)
+    rank = xp.argsort(xp.argsort(law, axis=-1, descending=True, stable=True), axis=-1)
+    return rank < count
+
+
 def highest(law: Array) -> Array:
     """Probability of the likeliest token, `[..., 1]`."""
     return array_namespace(law).max(law, axis=-1, keepdims=True)

@@ -13,6 +13,7 @@ from tradeoff.rules.kernels import WithoutRejected
 from tradeoff.rules.parts import (
     at_least,
     best_tokens,
+    first_tokens,
     between,
     capped,
     greedy_law,
@@ -117,12 +118,14 @@ class TensorRTRelaxed(_GreedyReplacement):
         At least 1, the default, which accepts the argmax alone; NVIDIA's blog uses 10.
     delta
         In [0, 1], a difference of probabilities (not of their logarithms, as others describe it); 0 by default, 0.6
-        in the blog.
+        in the blog. A token at the limit is accepted: with 0, all that tie with the likeliest, within the top k.
 
     Notes
     -----
-    `mtpKernels.cu` and `_torch/speculative/mtp.py` of TensorRT-LLM, pull request 3865, used only between thinking
-    tokens. It reads softmax(raw logits): pass `target_logits` if the target law carries a temperature or a mask.
+    `mtpKernels.cu` and `_torch/speculative/mtp.py` of TensorRT-LLM, pull request 3865; outside of thinking its delta
+    is 0 with the same top k. It reads softmax(raw logits): pass `target_logits` if the target law carries a temperature
+    or a mask. Its top k are `torch.topk`'s, exactly k, which promises no order among equal probabilities: here the lower
+    index comes first, and the first of them is the replacement.
     """
 
     top_k: int = 1
@@ -134,7 +137,7 @@ class TensorRTRelaxed(_GreedyReplacement):
 
     def acceptance(self, draft: Array, target: Array) -> Array:
         """Return 1 on the candidates, else 0, `[..., vocab]`."""
-        return indicator(best_tokens(target, self.top_k) & (target >= highest(target) - self.delta), target)
+        return indicator(first_tokens(target, self.top_k) & (target >= highest(target) - self.delta), target)
 
     def with_logits(self, draft_logits: Array | None, target_logits: Array | None) -> Rule:
         """The same rule reading softmax(target_logits) in place of the target law."""
