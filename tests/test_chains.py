@@ -16,7 +16,6 @@ from laws import EXTREME_PAIRS, tv
 from tolerances import assert_at_most, assert_close, assert_law
 
 from tradeoff import InputError, evaluate
-from tradeoff.blocks import TokenByToken, joint_law
 from tradeoff.chains import (
     MarkovChain,
     batch_expected_rejections,
@@ -26,6 +25,8 @@ from tradeoff.chains import (
     rejection_lower_bound,
     tokens_per_call,
 )
+from tradeoff.joint_laws import joint_law
+from tradeoff.rule import TokenByToken
 from tradeoff.rules import (
     MARS,
     BlockVerification,

@@ -90,7 +90,7 @@ def test_the_points_are_what_the_rules_do(whole, file):
         )
         assert_close(point["rejection"], outcome.rejection.mean(), "mass")
         for name in ("tv", "kl"):
-            assert_close(float(point["divergences"][name]), outcome.divergence(name).mean(), "mass")
+            assert_close(float(point["divergences"][name]), outcome.divergence_in(name).mean(), "mass")
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

@@ -53,8 +53,8 @@ def test_a_rule_is_its_definition(name, params):
         # a mass of 1e-17 may be a rounding, and its logarithm 40 nats or infinity
         known = np.where((outcome.target > 0) & (output > 0), output, 1.0).min(axis=-1) > 1e-9
         reverse = np.array([kl_divergence(wanted, law) for law, wanted in pairs])
-        assert_close(outcome.divergence("reverse_kl")[known], reverse[known], "divergence")
-        assert_close(outcome.divergence("chi2"), [chi_square(*each) for each in pairs], "divergence")
+        assert_close(outcome.divergence_in("reverse_kl")[known], reverse[known], "divergence")
+        assert_close(outcome.divergence_in("chi2"), [chi_square(*each) for each in pairs], "divergence")
         assert_close(outcome.leak, [sum(m for m, q in zip(*each, strict=True) if q == 0) for each in pairs], "mass")
 
 
@@ -181,7 +181,7 @@ def test_no_rule_is_below_the_front_of_any_divergence_at_its_own_rejection(name,
     draft, target = random_pairs(CASES.index((name, params)), (400, 6))
     outcome = Judged(name, params, draft, target).outcome
     for divergence in DIVERGENCES:
-        best, own = outcome.optimum(divergence), outcome.divergence(divergence)
+        best, own = outcome.optimum(divergence), outcome.divergence_in(divergence)
         # at a rejection of one rounding, squared Hellinger, a square root there, moves by 1e-8
         known = np.isfinite(best) & ((outcome.rejection > 1e-12) | (outcome.rejection == 0))
         assert_at_most(best[known], own[known], "divergence")
@@ -195,7 +195,7 @@ def test_the_optimum_is_what_a_convex_program_finds_at_the_same_rejection(name):
         assert 0 < outcome.rejection < tv(draft, target)
         found = JointProgram(draft[0], target[0], name).at_rejection(float(outcome.rejection)).value
         assert_close(outcome.optimum(name), found, "interior point objective")
-        assert_close(outcome.excess(name), outcome.divergence(name) - found, "interior point objective")
+        assert_close(outcome.excess(name), outcome.divergence_in(name) - found, "interior point objective")
 
 
 LEAKING = {

@@ -117,7 +117,7 @@ def mean(rule: Rule, positions: Positions, match: str) -> float:
     """Mean rejection, or mean of a divergence, over positions."""
     if match == "rejection":
         return float(rejections(rule, positions).mean())
-    values = [to_numpy(chunk.outcome(rule).divergence(match)) for chunk in positions.chunks()]
+    values = [to_numpy(chunk.outcome(rule).divergence_in(match)) for chunk in positions.chunks()]
     return float(np.concatenate(values).mean())
 
 

@@ -1,4 +1,4 @@
-"""What several candidates for one position are worth: the best acceptance, and the exact front of any selection."""
+"""What several drafts for one position are worth: the best acceptance, and the exact front of any selection."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from solvers import multi_draft
 from solvers.arrays import Array
 from solvers.certificate import Certificate
 from solvers.divergences import Divergence, divergence_named
-from tradeoff.multi_draft import checked_drafts
+from tradeoff.multi_draft_outcome import checked_drafts
 from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
 from tradeoff.problem import validated
 
@@ -18,9 +18,9 @@ from tradeoff.problem import validated
 def optimal_acceptance(
     draft: Array, target: Array, *, drafts: int, replacement: bool = True, normalise: bool = False
 ) -> Array:
-    """Largest probability of emitting one of the candidates while the output is the target, exactly.
+    """Largest probability of emitting one of the drafts while the output is the target, exactly.
 
-    1 + min over sets S of target(S) - Pr(all candidates in S).
+    1 + min over sets S of target(S) - Pr(all drafts in S).
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ def optimal_acceptance(
         Laws `[..., vocab]`, as in `solve_pareto`. With any other law in the target's place, such as the output of a
         lossy rule, it is the most that a selection with that output can accept.
     drafts
-        Candidates K, at least 1.
+        Drafts K, at least 1.
     replacement
-        Whether candidates are independent draws, or each is drawn from the draft off those before it (fewer where
+        Whether drafts are independent draws, or each is drawn from the draft off those before it (fewer where
         the draft has fewer tokens).
     normalise
         Accept rows of any positive sum and divide by it.
@@ -59,10 +59,10 @@ def optimal_acceptance(
 def effective_draft(
     draft: Array, target: Array, *, drafts: int, replacement: bool = True, normalise: bool = False
 ) -> Array:
-    """Law of one token that is worth as much as all the candidates together.
+    """Law of one token that is worth as much as all the drafts together.
 
-    Of all laws that picking one of the candidates can have, it is the nearest to the target, in every f-divergence
-    at once. A single draft from this law has the front of the K candidates: `solve_pareto(effective_draft(...),
+    Of all laws that picking one of the drafts can have, it is the nearest to the target, in every f-divergence
+    at once. A single draft from this law has the front of the K drafts: `solve_pareto(effective_draft(...),
     target, budget="mean")` shares a budget between positions, for example.
 
     Parameters
@@ -92,17 +92,17 @@ def effective_draft(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MultiDraftPoint:
-    """The best output law at one point of the front of several candidates.
+    """The best output law at one point of the front of several drafts.
 
     Parameters
     ----------
     draft, target
         The laws, `[..., vocab]`, float64.
     drafts, replacement
-        How candidates are drawn.
+        How drafts are drawn.
     single
         The same point for one draft from the effective law: its acceptance and residual are the optimal rule once a
-        candidate has been picked with that law.
+        draft has been picked with that law.
     """
 
     draft: Array
@@ -113,7 +113,7 @@ class MultiDraftPoint:
 
     @property
     def rejection(self) -> Array:
-        """Probability that no candidate is emitted, `[...]`."""
+        """Probability that no draft is emitted, `[...]`."""
         return self.single.rejection
 
     @property
@@ -135,8 +135,8 @@ class MultiDraftPoint:
     def certificate(self) -> Certificate:
         """Proof of optimality, recomputed from draft, target and output law alone.
 
-        The effective law plays no part: the bound is on every selection from the candidates, and `infeasibility`
-        includes the largest excess of Pr(all candidates in S) - output(S) over the budget, S any set of tokens.
+        The effective law plays no part: the bound is on every selection from the drafts, and `infeasibility`
+        includes the largest excess of Pr(all drafts in S) - output(S) over the budget, S any set of tokens.
         """
         xp = array_namespace(self.draft)
         return multi_draft.certify_drafts(
@@ -152,16 +152,16 @@ class MultiDraftPoint:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MultiDraftFront:
-    """Least divergence as a function of the probability that no candidate is emitted.
+    """Least divergence as a function of the probability that no draft is emitted.
 
     Parameters
     ----------
     draft, target
         The laws, `[..., vocab]`, float64.
     drafts, replacement
-        How candidates are drawn.
+        How drafts are drawn.
     single
-        The front of one draft from the effective law, which is the front of the candidates.
+        The front of one draft from the effective law, which is the front of the drafts.
     """
 
     draft: Array
@@ -172,7 +172,7 @@ class MultiDraftFront:
 
     @property
     def effective_draft(self) -> Array:
-        """Law of one token that is worth as much as all the candidates, `[..., vocab]`."""
+        """Law of one token that is worth as much as all the drafts, `[..., vocab]`."""
         return self.single.problem.draft
 
     @property
@@ -222,10 +222,10 @@ def solve_multi_draft_pareto(
     replacement: bool = True,
     normalise: bool = False,
 ) -> MultiDraftFront:
-    """Find the least divergence to the target at every probability of emitting none of K candidates.
+    """Find the least divergence to the target at every probability of emitting none of K drafts.
 
-    minimise D(output, target) over laws with output(S) >= Pr(all candidates in S) - R for every set S of tokens: what
-    any selection from the candidates, lossy or not, can reach. One law serves every f-divergence, the ratio clip of
+    minimise D(output, target) over laws with output(S) >= Pr(all drafts in S) - R for every set S of tokens: what
+    any selection from the drafts, lossy or not, can reach. One law serves every f-divergence, the ratio clip of
     `effective_draft` and the target; for K = 1 it is `solve_pareto`'s.
 
     Parameters
@@ -233,7 +233,7 @@ def solve_multi_draft_pareto(
     draft, target
         Laws `[..., vocab]`, of any array-API library; results come back in it, in float64.
     drafts
-        Candidates K, at least 1.
+        Drafts K, at least 1.
     divergence, rejection
         As in `solve_pareto`; the default grid goes from 0 to 1 - `optimal_acceptance`.
     replacement

@@ -44,7 +44,7 @@ class Outcome:
     output_law: Array
     bonus_law: Array
 
-    def divergence(self, divergence: str | Divergence) -> Array:
+    def divergence_in(self, divergence: str | Divergence) -> Array:
         """Divergence of the output from the target, `[...]`: any of `solve_pareto`'s; infinite where it is."""
         return divergence_named(divergence).value(self.output_law, self.target)
 
@@ -59,19 +59,19 @@ class Outcome:
     def excess(self, divergence: str | Divergence) -> Array:
         """Divergence above the optimum at the same rejection, `[...]`; 0 where the optimum itself is infinite."""
         xp = array_namespace(self.target)
-        own, best = self.divergence(divergence), self.optimum(divergence)
+        own, best = self.divergence_in(divergence), self.optimum(divergence)
         known = xp.isfinite(best)
         return xp.where(known, own - xp.where(known, best, xp.zeros_like(best)), xp.zeros_like(best))
 
     @property
     def tv(self) -> Array:
         """TV(output, target), `[...]`: the paper's bias."""
-        return self.divergence("tv")
+        return self.divergence_in("tv")
 
     @property
     def kl(self) -> Array:
         """KL(output, target) in nats, `[...]`; infinite where the rule leaks."""
-        return self.divergence("kl")
+        return self.divergence_in("kl")
 
     @property
     def gap(self) -> Array:
@@ -88,7 +88,7 @@ class Outcome:
         """Everything as columns, one entry per position: rejection, gap, leak, divergences and their excess."""
         columns = {"rejection": self.rejection, "gap": self.gap, "leak": self.leak}
         for name in DIVERGENCES:
-            columns |= {name: self.divergence(name), f"{name}_excess": self.excess(name)}
+            columns |= {name: self.divergence_in(name), f"{name}_excess": self.excess(name)}
         return {name: to_numpy(values).ravel().tolist() for name, values in columns.items()}
 
     def residual_after(self, rejected: Array) -> Array:
@@ -101,7 +101,7 @@ class Outcome:
         index = xp.broadcast_to(rejected[..., None, None], (*self.draft.shape[:-1], 1, self.draft.shape[-1]))
         return xp.squeeze(xp.take_along_axis(self.residual, index, axis=-2), axis=-2)
 
-    def round(self, draft_length: int) -> "Round":
+    def round(self, draft_length: int) -> "RoundMixture":
         """What one round of `draft_length` drafted tokens emits, were every position like this one.
 
         Raises
@@ -115,7 +115,7 @@ class Outcome:
         bonus = (1.0 - self.rejection) ** draft_length
         xp = array_namespace(self.target)
         share = xp.expand_dims(bonus / (reached + bonus), axis=-1)
-        return Round(
+        return RoundMixture(
             target=self.target,
             tokens=reached + bonus,
             bonus_share=bonus / (reached + bonus),
@@ -124,7 +124,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Round:
+class RoundMixture:
     """What a round of drafted tokens and the token after them emits, on average over its tokens.
 
     Bonus tokens of most rules follow the target exactly, so a text looks better than its verified positions: by
@@ -147,7 +147,7 @@ class Round:
     bonus_share: Array
     output_law: Array
 
-    def divergence(self, divergence: str | Divergence) -> Array:
+    def divergence_in(self, divergence: str | Divergence) -> Array:
         """Divergence of the mixture from the target, `[...]`."""
         return divergence_named(divergence).value(self.output_law, self.target)
 

@@ -175,7 +175,7 @@ def measure(rule: Rule, positions: Positions, divergences: tuple[str, ...]) -> d
     for chunk in positions.chunks():
         outcome = chunk.outcome(rule)  # five laws a row: kept for one chunk only
         columns = {"rejection": outcome.rejection, "gap": outcome.gap, "leak": outcome.leak}
-        columns |= {name: outcome.divergence(name) for name in divergences}
+        columns |= {name: outcome.divergence_in(name) for name in divergences}
         for name, values in columns.items():
             parts[name].append(to_numpy(values))
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -18,8 +18,7 @@ from decoding.loop import decode
 from decoding.plan import Plan, Uniforms
 from decoding.verification import Backend
 from solvers.errors import InputError
-from tradeoff.blocks import BlockRule
-from tradeoff.rule import Rule
+from tradeoff.rule import BlockRule, Rule
 from tradeoff.rules import SpeculativeSampling
 
 AnyRule: TypeAlias = Rule | BlockRule | Controller

@@ -208,7 +208,7 @@ def tokens_per_call(
 
     Notes
     -----
-    The convention of `tradeoff.blocks.joint_law`, which enumerates texts; here time and memory grow with
+    The convention of `tradeoff.joint_laws.joint_law`, which enumerates texts; here time and memory grow with
     horizon * draft_length * states * tokens.
     """
     whole("draft_length", draft_length)
@@ -247,7 +247,7 @@ def judged(pair: ChainPair, rule: Rule | None) -> list[Outcome]:
     if not (hasattr(rule, "acceptance") and hasattr(rule, "residual")):
         raise InputError(
             f"rule: expected one that judges single tokens, with acceptance() and residual(); got {rule!r}; "
-            "tradeoff.blocks.joint_law takes rules that judge blocks"
+            "tradeoff.joint_laws.joint_law takes rules that judge blocks"
         )
     return [evaluate(rule, *laws) for laws in pair.laws]
 

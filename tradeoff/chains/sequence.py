@@ -45,8 +45,8 @@ class SequencePoint:
         The two chains as arrays.
     price
         Nats per expected rejection.
-    step_kl, step_rejections
-        What every step adds to the KL of the text (nats) and to its expected rejections, `[T]`.
+    step_divergence, step_rejection
+        What every step adds to the divergence of the text (KL, nats) and to its expected rejections, `[T]`.
     state_laws
         Law of the state before each step and after the last under this policy, `[T + 1, states]`.
     values
@@ -59,8 +59,8 @@ class SequencePoint:
 
     problem: ChainProblem
     price: float
-    step_kl: np.ndarray
-    step_rejections: np.ndarray
+    step_divergence: np.ndarray
+    step_rejection: np.ndarray
     state_laws: np.ndarray
     values: np.ndarray
     floor: np.ndarray
@@ -68,19 +68,19 @@ class SequencePoint:
     _rule: "Callable[[int], tuple[np.ndarray, np.ndarray]]"
 
     @property
-    def kl(self) -> float:
-        """KL(text, target's text), nats, given the prompt."""
-        return float(self.step_kl.sum())
+    def divergence(self) -> float:
+        """KL(text, target's text), nats per text, given the prompt."""
+        return float(self.step_divergence.sum())
 
     @property
-    def rejections(self) -> float:
-        """Expected rejections over the text."""
-        return float(self.step_rejections.sum())
+    def rejection(self) -> float:
+        """Expected number of rejections per text: a number, not a probability."""
+        return float(self.step_rejection.sum())
 
     @property
     def objective(self) -> float:
-        """KL + price * expected rejections, nats."""
-        return self.kl + self.price * self.rejections
+        """Divergence + price * rejection, nats per text."""
+        return self.divergence + self.price * self.rejection
 
     def policy(self, step: int) -> Outcome:
         """The rule of a step in every state, with its acceptance, residual and output law `[states, tokens]`.
@@ -158,28 +158,28 @@ class SequenceFront:
         return np.array([point.price for point in self.points])
 
     @property
-    def kl(self) -> np.ndarray:
-        """KL of the text, nats, `[points]`."""
-        return np.array([point.kl for point in self.points])
+    def divergence(self) -> np.ndarray:
+        """KL of the text, nats per text, `[points]`."""
+        return np.array([point.divergence for point in self.points])
 
     @property
-    def rejections(self) -> np.ndarray:
-        """Expected rejections over the text, `[points]`."""
-        return np.array([point.rejections for point in self.points])
+    def rejection(self) -> np.ndarray:
+        """Expected number of rejections per text, `[points]`."""
+        return np.array([point.rejection for point in self.points])
 
     @cached_property
-    def lossless_rejections(self) -> float:
-        """Expected rejections of lossless decoding, the right end of the front (Theorem 1)."""
+    def lossless_rejection(self) -> float:
+        """Expected number of rejections per text of lossless decoding, the right end of the front (Theorem 1)."""
         return rejection_lower_bound(self.draft, self.target, horizon=self.horizon)
 
-    def at(self, *, rejections: Any = None, price: Any = None) -> SequencePoint:
+    def at(self, *, rejection: Any = None, price: Any = None) -> SequencePoint:
         """Solve the front at one of two questions: exact, not interpolated.
 
         Parameters
         ----------
-        rejections
-            "What is the least KL of the text at this number of expected rejections?" At least 0; from
-            `lossless_rejections` on there is nothing left to buy and the answer is lossless.
+        rejection
+            "What is the least KL of the text at this expected number of rejections per text?" At least 0; from
+            `lossless_rejection` on there is nothing left to buy and the answer is lossless.
         price
             "What if a rejection costs this many nats?" At least 0, which is lossless; prices above
             `solvers.chain_program.LARGEST_PRICE`, infinity among them, count as that price, which leads to the least
@@ -198,48 +198,48 @@ class SequenceFront:
         of rejections has a price, and no mixture of policies is ever needed. Where the front has a kink, a range of
         prices leads to the same policy, and one of them is returned. docs/theory.md T9.
         """
-        if (rejections is None) == (price is None):
-            raise InputError("at: expected exactly one of rejections= and price=")
+        if (rejection is None) == (price is None):
+            raise InputError("at: expected exactly one of rejection= and price=")
         if price is not None:
             return _at_price(self._problem, self._program, _number(price, "price"))
-        return self._at_rejections(_number(rejections, "rejections"))
+        return self._at_rejection(_number(rejection, "rejection"))
 
-    def alternatives(self, *, rejections: float) -> SequenceAlternatives:
+    def alternatives(self, *, rejection: float) -> SequenceAlternatives:
         """What rules that do not look ahead give away at the same expected rejections.
 
         Parameters
         ----------
-        rejections
-            As in `at`.
+        rejection
+            Expected number of rejections per text, as in `at`.
 
         Raises
         ------
         InputError, SolverError
             As in `at`.
         """
-        point = self.at(rejections=rejections)
-        return sequence_alternatives_at(self._problem, point.rejections, point.kl)
+        point = self.at(rejection=rejection)
+        return sequence_alternatives_at(self._problem, point.rejection, point.divergence)
 
     def to_dict(self) -> dict[str, list]:
         """The grid as columns, one entry per point: `pandas.DataFrame(front.to_dict())`."""
-        return {name: getattr(self, name).tolist() for name in ("price", "rejections", "kl")}
+        return {name: getattr(self, name).tolist() for name in ("rejection", "divergence", "price")}
 
-    def _at_rejections(self, wanted: float) -> SequencePoint:
-        if wanted >= self.lossless_rejections:
+    def _at_rejection(self, wanted: float) -> SequencePoint:
+        if wanted >= self.lossless_rejection:
             return _at_price(self._problem, self._program, 0.0)
         if self._program is not None:
             return _convex_point(self._problem, self._program.at_rejections(wanted))
         cheapest = _at_price(self._problem, None, LARGEST_PRICE)
-        if wanted < cheapest.rejections - ROUNDING:
+        if wanted < cheapest.rejection - ROUNDING:
             raise InputError(
-                f"rejections: expected at least {cheapest.rejections:.6g}, the fewest that keep the text on the "
+                f"rejection: expected at least {cheapest.rejection:.6g}, the fewest that keep the text on the "
                 f"target's support; got {wanted:.6g}"
             )
-        if wanted <= cheapest.rejections + ROUNDING:
+        if wanted <= cheapest.rejection + ROUNDING:
             return cheapest
 
         def saved(price: np.ndarray) -> np.ndarray:
-            return np.asarray(wanted - _at_price(self._problem, None, float(price)).rejections)
+            return np.asarray(wanted - _at_price(self._problem, None, float(price)).rejection)
 
         start = np.asarray(1.0)
         price = monotone_root(
@@ -247,7 +247,7 @@ class SequenceFront:
             low=np.asarray(0.0),
             high=np.asarray(LARGEST_PRICE),
             known=(start, saved(start)),
-            slope=self.lossless_rejections / 4,
+            slope=self.lossless_rejection / 4,
             step=1e-9,
         ).value
         return _at_price(self._problem, None, float(price))
@@ -282,7 +282,7 @@ def solve_sequence_pareto(
     Returns
     -------
     SequenceFront
-        Query it with `.at(rejections=)` or `.at(price=)`.
+        Query it with `.at(rejection=)` or `.at(price=)`.
 
     Raises
     ------
@@ -343,8 +343,8 @@ def _at_price(problem: ChainProblem, program: "ChainProgram | None", price: floa
     return SequencePoint(
         problem=problem,
         price=price,
-        step_kl=np.sum(solution.state_laws[:-1] * solution.kl, axis=-1),
-        step_rejections=np.sum(solution.state_laws[:-1] * solution.rejection, axis=-1),
+        step_divergence=np.sum(solution.state_laws[:-1] * solution.kl, axis=-1),
+        step_rejection=np.sum(solution.state_laws[:-1] * solution.rejection, axis=-1),
         state_laws=solution.state_laws,
         values=solution.values,
         floor=solution.floor,
@@ -362,8 +362,8 @@ def _convex_point(problem: ChainProblem, solution: "ChainProgramSolution") -> Se
     return SequencePoint(
         problem=problem,
         price=price,
-        step_kl=walk.step_kl,
-        step_rejections=walk.step_rejections,
+        step_divergence=walk.step_kl,
+        step_rejection=walk.step_rejections,
         state_laws=walk.state_laws,
         values=multipliers.values,
         floor=multipliers.floor,

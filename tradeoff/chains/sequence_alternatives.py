@@ -33,8 +33,8 @@ class SequenceAlternatives:
 
     Parameters
     ----------
-    rejections
-        Expected rejections over the text that each of them spends.
+    rejection
+        Expected number of rejections per text that each of them spends.
     optimum
         KL of the best policy, nats; the others follow one rule, with one knob, at every step.
     common_price
@@ -49,7 +49,7 @@ class SequenceAlternatives:
         infinite.
     """
 
-    rejections: float
+    rejection: float
     optimum: float
     common_price: float
     common_ceiling: float
@@ -69,7 +69,7 @@ def sequence_alternatives_at(problem: ChainProblem, rejections: float, optimum: 
     """Find every rule's knob at which a text has so many expected rejections; `optimum` is the best policy's KL."""
     found = {name: _at_rejections(problem, *each, rejections) for name, each in RULES.items()}
     return SequenceAlternatives(
-        rejections=rejections,
+        rejection=rejections,
         optimum=optimum,
         rules={name: rule for name, (rule, _) in found.items()},
         **{name: kl for name, (_, kl) in found.items()},

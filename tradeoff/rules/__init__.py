@@ -1,9 +1,9 @@
 """The verification rules, by family: small frozen values; `from_spec` builds one by name, `available` lists them."""
 
 from tradeoff.rules.blocks import ApproximateSD, BlockVerification, Consultant, FLy
-from tradeoff.rules.drafts import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
 from tradeoff.rules.lossless import OpenVINO, SampleMatch, SpeculativeSampling
 from tradeoff.rules.mixture import Cascade, Contrastive, Ensemble, Fuzzy, Synthetic
+from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
 from tradeoff.rules.optimal import CommonPrice, Mentored, RatioClip
 from tradeoff.rules.ratio import EARS, AdditiveSlack, DistillSpec, Lenience, LossySpeculative
 from tradeoff.rules.registry import available, from_spec

@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_type_hints
 
 from solvers.errors import InputError
-from tradeoff.rules import blocks, drafts, lossless, mixture, optimal, ratio, threshold, virtual, yin
+from tradeoff.rules import blocks, lossless, mixture, multi_draft, optimal, ratio, threshold, virtual, yin
 
-Kind = Literal["token", "block", "drafts"]
+Kind = Literal["token", "block", "multi_draft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,8 @@ class RuleInfo:
         Paper or code it is published in.
     kind
         "token": an acceptance and a residual at one position (`evaluate`). "block": judges a block of drafted tokens
-        (`tradeoff.blocks.joint_law`). "drafts": several drafts of one position (`tradeoff.multi_draft`).
+        (`tradeoff.joint_laws.joint_law`). "multi_draft": several drafts of one position
+        (`tradeoff.multi_draft_outcome`).
     lossless
         Whether the output law is the target's at every value of the parameters.
     knob
@@ -247,10 +248,12 @@ _RULES = (
     _entry("fly", blocks.FLy, "arXiv 2511.22972", kind="block"),
     _entry("consultant", blocks.Consultant, "arXiv 2506.02391 (secondary source)", kind="block"),
     _entry("approximate_sd", blocks.ApproximateSD, "arXiv 2608.03447", kind="block"),
-    _entry("recursive_rejection", drafts.RecursiveRejection, "arXiv 2305.09781", kind="drafts", lossless=True),
-    _entry("k_seq", drafts.KSeq, "arXiv 2310.15141", kind="drafts", lossless=True),
-    _entry("greedy_multi_draft", drafts.GreedyMultiDraft, "arXiv 2502.18779", kind="drafts", lossless=True),
-    _entry("sglang_tree", drafts.SGLangTree, "sgl-kernel speculative_sampling.cuh", kind="drafts"),
+    _entry(
+        "recursive_rejection", multi_draft.RecursiveRejection, "arXiv 2305.09781", kind="multi_draft", lossless=True
+    ),
+    _entry("k_seq", multi_draft.KSeq, "arXiv 2310.15141", kind="multi_draft", lossless=True),
+    _entry("greedy_multi_draft", multi_draft.GreedyMultiDraft, "arXiv 2502.18779", kind="multi_draft", lossless=True),
+    _entry("sglang_tree", multi_draft.SGLangTree, "sgl-kernel speculative_sampling.cuh", kind="multi_draft"),
 )
 _BY_NAME = {info.name: info for info in _RULES}
 
