@@ -14,7 +14,6 @@ from decoding.evaluation.rule_map.options import all_curves
 from decoding.evaluation.rule_map.report import label
 from tradeoff import evaluate, solve_pareto
 from tradeoff.positions import Positions
-from tradeoff.rules import from_spec
 from tradeoff.rules.registry import families
 
 FEW = "--rules=lenience,mars,top_k_gate,speculative_sampling,common_price"
@@ -82,7 +81,7 @@ def test_the_points_are_what_the_rules_do(whole, file):
         if row["knob"]:
             spec += f"{',' if ':' in spec else ':'}{row['knob']}={point['value']!r}"
         outcome = evaluate(
-            from_spec(spec),
+            spec,
             laws.draft,
             laws.target,
             draft_logits=logits.draft_logits,

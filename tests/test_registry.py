@@ -11,7 +11,8 @@ from rule_cases import random_pairs
 
 from tradeoff import InputError, evaluate, rules
 from tradeoff.rules import available, from_spec
-from tradeoff.rules.registry import Knob, families, family_from
+from tradeoff.rules.info import Knob
+from tradeoff.rules.registry import families, family_from
 
 SPECS: dict[str, Any] = {
     "speculative_sampling": rules.SpeculativeSampling(),

@@ -17,9 +17,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from solvers.errors import InputError
+from solvers.errors import InputError, one_line
 from tradeoff.conformance_cases import Expected, conditional_p_value, expected_of, settings_for, worst_cell
 from tradeoff.rule import Rule
+from tradeoff.rules.registry import as_rule
 
 Sampler = Callable[[np.ndarray, np.ndarray, int, Any], Any]
 Randomness = Literal["generator", "uniforms", "closed uniforms"]
@@ -134,7 +135,7 @@ class _BlackBox:
         try:
             answer = self.sampler(*given, drafted, source)
         except Exception as error:  # noqa: BLE001  a sampler is the user's code: what it raises is a finding
-            raise _Raised(f"drafted {drafted}: raised {type(error).__name__}: {_one_line(error)}") from error
+            raise _Raised(f"drafted {drafted}: raised {type(error).__name__}: {one_line(error)}") from error
         for name, law, before in zip(("draft", "target"), given, (draft, target), strict=True):
             if law.tobytes() != before.tobytes():
                 self.changed.add(name)
@@ -143,14 +144,14 @@ class _BlackBox:
         except TypeError:
             token = -1
         if not 0 <= token < len(target):
-            got = f"{_one_line(answer)} ({type(answer).__name__})"
+            got = f"{one_line(answer)} ({type(answer).__name__})"
             raise _NoToken(f"drafted {drafted}: returned {got}; expected a token, 0 to {len(target) - 1}")
         return token
 
 
 def check(
     sampler: Sampler,
-    rule: Rule,
+    rule: Rule | str,
     *,
     randomness: Randomness = "generator",
     draws: int = 10_000,
@@ -172,7 +173,7 @@ def check(
         float16), the drafted token, a source of randomness. Returns the token that is emitted in place of the drafted
         one, or that one.
     rule
-        What the sampler should implement.
+        What the sampler should implement: a rule of one token at a time, or its spec.
     randomness
         What the sampler is given. "generator": a numpy `Generator`. "uniforms": two numbers in [0, 1), `[2]`, the
         first to accept with, the second to draw a replacement with; the ends of the interval are then tested too. They
@@ -201,7 +202,8 @@ def check(
     InputError
         Arguments that cannot be used. Whatever the sampler raises is a failed case instead.
     """
-    _check_arguments(sampler, rule, randomness, draws, false_alarm, seed)
+    _check_arguments(sampler, randomness, draws, false_alarm, seed)
+    rule = as_rule(rule, kind="token", taken_by="conformance.check")
     streams = np.random.default_rng(seed).spawn(2)
     box = _BlackBox(sampler, randomness, streams[0])
     expected = []
@@ -323,18 +325,11 @@ def _first(said: list[str]) -> str:
     return "" if not said else said[0] if len(said) == 1 else f"{said[0]}; and {len(said) - 1} more"
 
 
-def _one_line(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _check_arguments(sampler: Any, rule: Any, randomness: Any, draws: Any, false_alarm: Any, seed: Any) -> None:
+def _check_arguments(sampler: Any, randomness: Any, draws: Any, false_alarm: Any, seed: Any) -> None:
     if not callable(sampler):
         raise InputError(
             f"sampler: expected a callable (draft, target, drafted, randomness) -> token; got {type(sampler).__name__}"
         )
-    if not (callable(getattr(rule, "acceptance", None)) and callable(getattr(rule, "residual", None))):
-        raise InputError(f"rule: expected a rule, such as those of tradeoff.rules; got {_one_line(rule)}")
     if randomness not in get_args(Randomness):
         raise InputError(
             f"randomness: expected one of {', '.join(map(repr, get_args(Randomness)))}; got {randomness!r}"

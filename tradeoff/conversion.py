@@ -10,7 +10,8 @@ from solvers.divergences import divergence_named
 from solvers.errors import InputError
 from tradeoff.positions import Positions, rejections
 from tradeoff.rule import Rule
-from tradeoff.rules.registry import Family, family_from
+from tradeoff.rules.info import Family
+from tradeoff.rules.registry import as_rule, family_from
 
 SCAN = 9
 """Dials tried when both ends of a knob are on one side: not every rule's rejection falls all the way."""
@@ -76,7 +77,12 @@ class Conversion:
 
 
 def convert(
-    rule: Rule, *, to: str, at: "Positions | tuple[Array, Array]", match: str = "rejection", normalise: bool = False
+    rule: Rule | str,
+    *,
+    to: str | type,
+    at: "Positions | tuple[Array, Array]",
+    match: str = "rejection",
+    normalise: bool = False,
 ) -> Conversion:
     """Find the knob of another rule that has the same effect on average.
 
@@ -85,9 +91,10 @@ def convert(
     Parameters
     ----------
     rule
-        Any `Rule`.
+        Any `Rule`, or its spec.
     to
-        Another, by its spec without the knob: "lenience", "cascade:variant=tok3", "decoding_uno:residual=draft".
+        Another, by its spec without the knob: "lenience", "cascade:variant=tok3", "decoding_uno:residual=draft". Or
+        the class of a rule that tells its `knob`, as every class of `tradeoff.rules` does.
     at
         Positions, or a pair (draft, target) of laws `[..., vocab]`. What equals what depends on them.
     match
@@ -103,12 +110,13 @@ def convert(
     Raises
     ------
     InputError
-        A rule without a knob, laws that are not laws, a mean the other rule cannot reach.
+        What is no rule of one token at a time, a rule without a knob, laws that are not laws, a mean the other rule
+        cannot reach.
     """
     positions = at if isinstance(at, Positions) else Positions.of(*at, normalise=normalise)
     if match != "rejection":
         divergence_named(match)
-    family = family_from(to)
+    rule, family = as_rule(rule, kind="token", taken_by="convert"), family_from(to)
     setting = set_knob(family, lambda each: mean(each, positions, match), mean(rule, positions, match))
     return Conversion(rule=family.at(setting.value), knob=family.knob.name, match=match, setting=setting)
 

@@ -12,7 +12,8 @@ from solvers.arrays import Array, to_numpy
 from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
-from tradeoff.rule import Block, BlockRule, Tokens, Verdict
+from tradeoff.rule import Block, BlockRule, Rule, TokenByToken, Tokens, Verdict
+from tradeoff.rules.registry import as_rule
 
 PrefixLaws: TypeAlias = Sequence[Array] | Callable[[Tokens], Array]
 """Law of the next token after every prefix: entry t `[vocab] * t + [vocab]`, or a function of the prefix."""
@@ -61,7 +62,7 @@ class JointLaw:
 
 
 def joint_law(
-    rule: BlockRule,
+    rule: Rule | BlockRule | str,
     draft: PrefixLaws,
     target: PrefixLaws,
     *,
@@ -78,7 +79,7 @@ def joint_law(
     Parameters
     ----------
     rule
-        A `BlockRule`; an ordinary rule goes in as `TokenByToken(rule)`.
+        A `BlockRule`, or an ordinary rule, which judges token by token; or the spec of either.
     draft, target
         Law of token t + 1 after every prefix of t tokens: sequences whose entry t has shape `[vocab] * t + [vocab]`,
         at least `horizon` of them, or functions from the prefix, a tuple of tokens, to a law `[vocab]`.
@@ -96,6 +97,8 @@ def joint_law(
         Laws that are not laws or have no common vocabulary, a length below 1, more than `MOST_BLOCKS` blocks, or a
         rule whose verdict is not one.
     """
+    given = as_rule(rule, kind=("token", "block"), taken_by="joint_law")
+    rule = given if isinstance(given, BlockRule) else TokenByToken(given)
     texts = _Texts.checked(draft, target, target_logits, draft_length=draft_length, horizon=horizon)
     law = np.zeros_like(texts.joint)
     waiting = [defaultdict[tuple[Tokens, Hashable], float](float) for _ in range(horizon)]

@@ -9,6 +9,7 @@ from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import MultiDraftRule, Selection
+from tradeoff.rules.registry import as_rule
 
 MOST_PROPOSALS = 100_000
 """Tuples of drafts that `evaluate_multi_draft` may enumerate, at 0.06 to 0.25 ms each, half a minute at worst."""
@@ -52,7 +53,7 @@ class MultiDraftOutcome:
 
 
 def evaluate_multi_draft(
-    rule: MultiDraftRule, draft: Array, target: Array, *, drafts: int, normalise: bool = False
+    rule: MultiDraftRule | str, draft: Array, target: Array, *, drafts: int, normalise: bool = False
 ) -> MultiDraftOutcome:
     """Evaluate a multi-draft rule exactly, by enumeration of its drafts.
 
@@ -62,7 +63,7 @@ def evaluate_multi_draft(
     Parameters
     ----------
     rule
-        Any `MultiDraftRule`, such as those of `tradeoff.rules.multi_draft`.
+        Any `MultiDraftRule`, such as those of `tradeoff.rules.multi_draft`, or its spec.
     draft, target
         One pair of laws `[vocab]`, as in `evaluate`.
     drafts
@@ -73,9 +74,10 @@ def evaluate_multi_draft(
     Raises
     ------
     InputError
-        Laws that are not laws or come in a batch, `drafts` below 1, more than `MOST_PROPOSALS` tuples, or a rule
-        whose drafts or selections are not laws.
+        What is no multi-draft rule, laws that are not laws or come in a batch, `drafts` below 1, more than
+        `MOST_PROPOSALS` tuples, or a rule whose drafts or selections are not laws.
     """
+    rule = as_rule(rule, kind="multi_draft", taken_by="evaluate_multi_draft")
     problem = validated(draft, target, normalise=normalise)
     p, q = to_numpy(problem.draft), to_numpy(problem.target)
     if p.ndim != 1:

@@ -10,6 +10,7 @@ from solvers.divergences import DIVERGENCES, Divergence, divergence_named, total
 from solvers.errors import InputError
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law
+from tradeoff.rules.registry import as_rule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,7 +199,7 @@ def _output(sampled: Array, acceptance: Array, residual: "Array | ResidualKernel
 
 
 def evaluate(
-    rule: Rule,
+    rule: Rule | str,
     draft: Array,
     target: Array,
     *,
@@ -215,7 +216,7 @@ def evaluate(
     Parameters
     ----------
     rule
-        Any `Rule`, such as those of `tradeoff.rules`.
+        Any `Rule`, such as those of `tradeoff.rules`, or its spec, "lenience:factor=0.8".
     draft, target
         Laws `[..., vocab]`, numpy or torch; results come back as the same kind, in float64.
     sampled_draft
@@ -229,12 +230,14 @@ def evaluate(
     Raises
     ------
     InputError
-        Laws that are not laws, or a rule whose acceptance, residual or bonus is not one.
+        What is no rule of one token at a time, laws that are not laws, or a rule whose acceptance, residual or bonus is
+        not one.
 
     Notes
     -----
     The bound behind `Outcome.gap`: docs/theory.md T6.
     """
+    rule = as_rule(rule, kind="token", taken_by="evaluate")
     problem = validated(draft, target, normalise=normalise)
     draft, target = problem.draft, problem.target
     sampled = None

@@ -7,7 +7,7 @@ one round to the next: they are a `BlockRule`, and `TokenByToken` reads every or
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from solvers.errors import InputError
 Tokens: TypeAlias = tuple[int, ...]
 
 
+@runtime_checkable
 class Rule(Protocol):
     """Accept a drafted token x with probability acceptance[x], else sample the residual law.
 
@@ -209,6 +210,7 @@ class Selection:
     replaced: np.ndarray
 
 
+@runtime_checkable
 class MultiDraftRule(Protocol):
     """Propose several tokens for one position, emit one of them or a replacement.
 
@@ -222,3 +224,21 @@ class MultiDraftRule(Protocol):
     def selection(self, draft: np.ndarray, target: np.ndarray, tokens: tuple[int, ...]) -> Selection:
         """What is emitted when `tokens` are proposed."""
         ...
+
+
+AnyRule: TypeAlias = Rule | BlockRule | MultiDraftRule
+Kind = Literal["token", "block", "multi_draft"]
+
+_METHODS: dict[Kind, tuple[str, str]] = {
+    "token": ("acceptance", "residual"),
+    "block": ("verdict", "initial_state"),
+    "multi_draft": ("proposals", "selection"),
+}
+
+
+def kind_of(rule: object) -> Kind | None:
+    """Which kind of rule a value, or a class of rules, is by its methods; None for what is no rule."""
+    for kind, methods in _METHODS.items():
+        if all(callable(getattr(rule, name, None)) for name in methods):
+            return kind
+    return None

@@ -84,7 +84,7 @@ class Simulation:
 def simulate(
     draft: MarkovChain,
     target: MarkovChain,
-    rule: Rule | None = None,
+    rule: Rule | str | None = None,
     *,
     runs: int,
     seed: int | np.random.Generator,
@@ -114,7 +114,7 @@ def simulate(
         As in `expected_rejections`, or fewer than 2 runs.
     """
     pair = paired(draft, target, horizon)
-    outcomes = judged(pair, rule)
+    outcomes = judged(pair, rule, "simulate")
 
     def step(texts: "_Texts", number: int) -> tuple[np.ndarray, np.ndarray]:
         outcome = outcomes[min(number, len(outcomes) - 1)]
