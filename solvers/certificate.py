@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 from solvers.arrays import ROUNDING, Array, mass, positive_part, safe_divide
 from solvers.closed_form import ceiling_mass
 from solvers.divergences import Divergence
+from solvers.printing import lines, spread
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +50,14 @@ class Certificate:
         finite = xp.isfinite(self.value)
         allowed = tolerance * (1.0 + xp.where(finite, self.value, xp.zeros_like(self.value)))
         return bool(xp.all((self.infeasibility <= tolerance) & (self.gap <= allowed)))
+
+    def __repr__(self) -> str:
+        verdict = "holds" if self.holds() else "does NOT hold"
+        unique = "the only optimal law" if bool(array_namespace(self.unique).all(self.unique)) else "not the only one"
+        return lines(
+            f"{type(self).__name__} {verdict}: value {spread(self.value)}, within {spread(self.gap)} of the optimum",
+            f"infeasibility {spread(self.infeasibility)}; {unique}; .holds(tolerance)",
+        )
 
 
 def certify(

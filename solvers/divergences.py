@@ -56,6 +56,9 @@ class Divergence:
     strictly_convex: bool = True
     program: Callable[[Any, Any, Any], Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     def value(self, output: Array, target: Array) -> Array:
         """D_f(output, target) over the last axis, `[..., vocab]` to `[...]`; nats where logarithms occur."""
         return mass(self.elements(output, target))

@@ -221,7 +221,7 @@ def test_what_is_not_optimal_or_not_within_reach_is_not_certified():
     near = target  # lossless, and beyond the budget
     other = solve_multi_draft_pareto(draft, target, drafts=3, divergence="kl").at(rejection=0.02).output_law
     for law, feasible in ((worse, True), (near, False), (other, False)):
-        certificate = replace(point, single=replace(point.single, output_law=law)).certificate
+        certificate = replace(point, output_law=law).certificate
         assert not certificate.holds(1e-6)
         assert (certificate.infeasibility < 1e-12) == feasible
         assert_at_most(certificate.bound, point.divergence, "divergence")
@@ -235,7 +235,7 @@ def test_the_bound_of_any_law_is_below_the_front(replacement, pair, drafts, shar
         front = solve_multi_draft_pareto(draft, target, drafts=drafts, divergence=measure, replacement=replacement)
         point = front.at(rejection=share * (1 - float(front.optimal_acceptance)))
         for law in (draft, target, (draft + target) / 2):
-            wrong = replace(point, single=replace(point.single, output_law=law))
+            wrong = replace(point, output_law=law)
             assert_at_most(wrong.certificate.bound, point.divergence, "divergence")
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from solvers.errors import InputError, one_line
+from solvers.printing import lines
 from tradeoff.conformance_cases import Expected, conditional_p_value, expected_of, settings_for, worst_cell
 from tradeoff.rule import Rule
 from tradeoff.rules.registry import as_rule
@@ -94,19 +95,31 @@ class Report:
         """The cases that failed."""
         return tuple(case for case in self.cases if case.status == "failed")
 
+    def to_dict(self) -> dict[str, list]:
+        """One entry per case, as columns: `pandas.DataFrame(report.to_dict())`."""
+        names = ("name", "kind", "status", "detail", "p_value")
+        return {name: [getattr(case, name) for case in self.cases] for name in names}
+
+    def __repr__(self) -> str:
+        told = f"; first, {self.failures[0].name}: {self.failures[0].detail}" if self.failures else ""
+        return lines(f"{type(self).__name__}: {self._verdict}{told}", "print(report) shows every case")
+
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else f"FAILED: {len(self.failures)} of {len(self.cases)} cases"
-        skipped = sum(case.status == "skipped" for case in self.cases)
-        head = (
-            f"{verdict} against {self.rule}; {skipped} skipped; {self.draws} draws for each pair of laws; "
-            f"false alarm <= {self.false_alarm:g}"
-        )
         name, rows = max(len(case.name) for case in self.cases), []
         for case in self.cases:
             p_value = "" if case.p_value is None else f"{case.p_value:.2g}"
             rows.append(f"  {case.status:8}{case.kind:12}{case.name:{name}}  {p_value:>8}  {case.detail}".rstrip())
         header = f"  {'status':8}{'kind':12}{'case':{name}}  {'p-value':>8}"
-        return "\n".join([head, header, *rows])
+        return "\n".join([self._verdict, header, *rows])
+
+    @property
+    def _verdict(self) -> str:
+        verdict = "passed" if self.passed else f"FAILED: {len(self.failures)} of {len(self.cases)} cases"
+        skipped = sum(case.status == "skipped" for case in self.cases)
+        return (
+            f"{verdict} against {self.rule}; {skipped} skipped; {self.draws} draws for each pair of laws; "
+            f"false alarm <= {self.false_alarm:g}"
+        )
 
 
 class _Raised(Exception):

@@ -8,6 +8,7 @@ import numpy as np
 from solvers.arrays import Array, to_numpy
 from solvers.divergences import divergence_named
 from solvers.errors import InputError
+from solvers.printing import lines, number
 from tradeoff.positions import Positions, rejections
 from tradeoff.rule import Rule
 from tradeoff.rules.info import Family
@@ -74,6 +75,13 @@ class Conversion:
     def error(self) -> float:
         """The converted rule's mean less the original's."""
         return self.setting.error
+
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__}: {self.knob} {number(self.value)} in {self.rule!r}",
+            f"mean {self.match} {number(self.reached)} where {number(self.setting.wanted)} was wanted, "
+            f"error {number(self.error)}",
+        )
 
 
 def convert(

@@ -11,6 +11,7 @@ import numpy as np
 from solvers.arrays import Array, to_numpy
 from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
+from solvers.printing import counted, lines, number
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import Block, BlockRule, Rule, TokenByToken, Tokens, Verdict
 from tradeoff.rules.registry import as_rule
@@ -59,6 +60,14 @@ class JointLaw:
     def kl(self) -> float:
         """KL(law, target) in nats; infinite where the rule writes what the target never would."""
         return self.divergence_in("kl")
+
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__} ({counted(self.law.ndim, 'token')}): TV {number(self.tv)}, KL {number(self.kl)} "
+            "nats from the target's text",
+            f"{number(self.target_calls)} target calls, {number(self.accepted)} accepted tokens, "
+            f"{number(self.rejections)} rejections expected; .divergence_in(name), .law",
+        )
 
 
 def joint_law(

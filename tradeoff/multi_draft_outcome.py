@@ -7,6 +7,7 @@ import numpy as np
 from solvers.arrays import Array, to_numpy
 from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
+from solvers.printing import counted, lines, number, sized
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import MultiDraftRule, Selection
 from tradeoff.rules.registry import as_rule
@@ -50,6 +51,13 @@ class MultiDraftOutcome:
     def kl(self) -> float:
         """KL(output, target) in nats; infinite where the rule leaks."""
         return self.divergence_in("kl")
+
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__} ({counted(self.drafts, 'draft')}, {sized(self.draft.shape)}): rejection "
+            f"{number(self.rejection)}, TV {number(self.tv)}, KL {number(self.kl)} nats from the target",
+            ".divergence_in(name), .output_law",
+        )
 
 
 def evaluate_multi_draft(

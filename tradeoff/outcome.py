@@ -1,5 +1,6 @@
 """What a rule does to the output law of one position: exact, from the laws, no sampling."""
 
+import math
 from dataclasses import dataclass
 
 from array_api_compat import array_namespace, device
@@ -8,6 +9,7 @@ from solvers.arrays import Array, mass, positive_part, to_numpy
 from solvers.closed_form import ratio_clip_at_rejection
 from solvers.divergences import DIVERGENCES, Divergence, divergence_named, total_variation
 from solvers.errors import InputError
+from solvers.printing import MOST_ENTRIES, html_table, lines, sized, spread
 from tradeoff.problem import SUM_TOLERANCE, validated
 from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law
 from tradeoff.rules.registry import as_rule
@@ -92,6 +94,27 @@ class Outcome:
             columns |= {name: self.divergence_in(name), f"{name}_excess": self.excess(name)}
         return {name: to_numpy(values).ravel().tolist() for name, values in columns.items()}
 
+    def __repr__(self) -> str:
+        where = "" if self.rejection.ndim == 0 else f" ({sized(self.draft.shape)})"
+        head = f"{type(self).__name__}{where}: rejection {spread(self.rejection)}"
+        if math.prod(self.draft.shape) > MOST_ENTRIES:
+            return lines(head, ".divergence_in('kl'), .excess('kl'), .leak, .round(draft_length) tell the rest")
+        return lines(
+            f"{head}, TV {spread(self.tv)}, KL {spread(self.kl)} nats from the target, leak {spread(self.leak)}",
+            f"above the best rule at this rejection: KL {spread(self.excess('kl'))} nats, TV {spread(self.gap)}",
+            ".divergence_in(name), .optimum(name), .round(draft_length), .to_dict()",
+        )
+
+    def _repr_html_(self) -> str:
+        caption = repr(self).splitlines()[0]
+        if math.prod(self.draft.shape) > MOST_ENTRIES:
+            return html_table(["", "rejection"], [["", spread(self.rejection)]], caption=caption)
+        rows = [
+            [each.label, *(spread(of(name)) for of in (self.divergence_in, self.optimum, self.excess))]
+            for name, each in DIVERGENCES.items()
+        ]
+        return html_table(["divergence", "this rule", "best at this rejection", "excess"], rows, caption=caption)
+
     def residual_after(self, rejected: Array) -> Array:
         """Law of the replacement once the tokens `[...]` (indices) were rejected, `[..., vocab]`."""
         if isinstance(self.residual, ResidualKernel):
@@ -151,6 +174,12 @@ class RoundMixture:
     def divergence_in(self, divergence: str | Divergence) -> Array:
         """Divergence of the mixture from the target, `[...]`."""
         return divergence_named(divergence).value(self.output_law, self.target)
+
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__}: {spread(self.tokens)} tokens per target call",
+            f"bonus tokens among them {spread(self.bonus_share)}; .divergence_in(name)",
+        )
 
 
 def apply_rule(rule: Rule, draft: Array, target: Array) -> Outcome:

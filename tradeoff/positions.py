@@ -10,6 +10,7 @@ from array_api_compat import array_namespace, device
 from solvers.arrays import Array, mass, positive_part, to_numpy
 from solvers.divergences import total_variation
 from solvers.errors import InputError
+from solvers.printing import counted, lines, sized
 from tradeoff.outcome import Outcome, apply_rule
 from tradeoff.problem import validated
 from tradeoff.rule import LogitRule, Rule
@@ -125,6 +126,14 @@ class Positions:
             prompts=int(owner.max()) + 1,
             draft_logits=draft_logits,
             target_logits=target_logits,
+        )
+
+    def __repr__(self) -> str:
+        known = [each for each in ("draft_logits", "target_logits") if getattr(self, each) is not None]
+        return lines(
+            f"{type(self).__name__}: {sized((len(self), self.draft.shape[-1]))} from {counted(self.prompts, 'prompt')}",
+            f"{self.draft.dtype} laws{' with ' + ' and '.join(known) if known else ', no logits'}; .chunks(), "
+            ".total_variation",
         )
 
     def __len__(self) -> int:

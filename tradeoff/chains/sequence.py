@@ -16,6 +16,7 @@ from solvers.arrays import ROUNDING, normalised, positive_part, safe_divide
 from solvers.certificate import Certificate
 from solvers.chain_program import LARGEST_PRICE, ChainProblem, bellman_bound, rule_at, solve_chain
 from solvers.errors import InputError
+from solvers.printing import counted, html_table, lines, number, svg_curve
 from solvers.roots import monotone_root
 from tradeoff.chains.chain import MarkovChain, paired
 from tradeoff.chains.rejections import rejection_lower_bound
@@ -81,6 +82,22 @@ class SequencePoint:
     def objective(self) -> float:
         """Divergence + price * rejection, nats per text."""
         return self.divergence + self.price * self.rejection
+
+    def to_dict(self) -> dict[str, list]:
+        """One entry per step, as columns: `pandas.DataFrame(point.to_dict())`."""
+        steps = list(range(self.problem.horizon))
+        return {
+            "step": steps,
+            "rejection": self.step_rejection.tolist(),
+            "divergence": self.step_divergence.tolist(),
+        }
+
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__} ({counted(self.problem.horizon, 'token')}): KL(text, target's text) "
+            f"{number(self.divergence)} nats at {number(self.rejection)} expected rejections",
+            f"price {number(self.price)} nats per rejection; solved by {self.solved_by}; .policy(step), .certificate",
+        )
 
     def policy(self, step: int) -> Outcome:
         """The rule of a step in every state, with its acceptance, residual and output law `[states, tokens]`.
@@ -223,6 +240,22 @@ class SequenceFront:
     def to_dict(self) -> dict[str, list]:
         """The grid as columns, one entry per point: `pandas.DataFrame(front.to_dict())`."""
         return {name: getattr(self, name).tolist() for name in ("rejection", "divergence", "price")}
+
+    def __repr__(self) -> str:
+        chain = f"{counted(self.target.states, 'state')}, {counted(self.horizon, 'token')}"
+        least, most = self.points[int(np.argmin(self.rejection))], self.points[int(np.argmax(self.rejection))]
+        return lines(
+            f"{type(self).__name__} ({chain}): least KL of the text at every expected number of rejections",
+            f"from {number(least.divergence)} nats at {number(least.rejection)} rejections to "
+            f"{number(most.divergence)} at {number(most.rejection)}; lossless at {number(self.lossless_rejection)}",
+            f"{counted(len(self.points), 'point')} by {self.solver}; .at(rejection= or price=), .alternatives("
+            "rejection=), .to_dict()",
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[number(each) for each in (p.rejection, p.divergence, p.price)] for p in self.points]
+        table = html_table(["rejections", "KL of the text, nats", "price"], rows, caption=repr(self).splitlines()[0])
+        return svg_curve(self.rejection, self.divergence) + table
 
     def _at_rejection(self, wanted: float) -> SequencePoint:
         if wanted >= self.lossless_rejection:
