@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from solvers.arrays import to_numpy
+from solvers.arrays import ROUNDING, to_numpy
 
 MOST_ENTRIES = 1_000_000
 """Probabilities that may be looked at to print a result: some 20 ms to a divergence."""
@@ -20,8 +20,9 @@ WIDTH, HEIGHT = 220, 90
 
 
 def number(value: Any) -> str:
-    """Four significant digits."""
-    return f"{float(value):.4g}"
+    """Four significant digits; what only a rounding keeps from 0 is 0."""
+    value = float(value)
+    return "0" if abs(value) < ROUNDING else f"{value:.4g}"
 
 
 def spread(values: Any, mean: float | None = None) -> str:

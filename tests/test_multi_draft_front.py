@@ -333,3 +333,17 @@ def test_bad_input_is_a_one_line_error(function):
             function(*given_laws, drafts=drafts)
         assert "\n" not in str(caught.value)
     assert function([2, 1], [1, 1], drafts=2, normalise=True) is not None
+
+
+def test_a_point_is_the_best_rule_of_a_draft_picked_with_the_effective_law():
+    draft, target = random_pair(3, vocab=5)
+    front = solve_multi_draft_pareto(draft, target, drafts=3, divergence="kl")
+    point = front.at(rejection=0.4 * float(front.total_variation))
+    assert_close(point.draft, front.effective_draft, "mass")
+    assert_close(point.sampled_draft, draft, "mass")
+    output = point.acceptance * point.draft + point.rejection * point.residual
+    assert_close(output, point.output_law, "mass")
+    assert list(front.to_dict()) == ["position", "rejection", "divergence", "price"]
+    assert list(point.to_dict()) == ["position", "rejection", "divergence", "price", "floor", "ceiling"]
+    with pytest.raises(InputError, match="alternatives: expected a front of solve_pareto"):
+        front.alternatives(rejection=0.1)

@@ -101,8 +101,8 @@ class Report:
         return {name: [getattr(case, name) for case in self.cases] for name in names}
 
     def __repr__(self) -> str:
-        told = f"; first, {self.failures[0].name}: {self.failures[0].detail}" if self.failures else ""
-        return lines(f"{type(self).__name__}: {self._verdict}{told}", "print(report) shows every case")
+        first = [f"first {each.name}: {each.detail}" for each in self.failures[:1]]
+        return lines(f"{type(self).__name__} {self._verdict}", *first, "print(report) shows every case")
 
     def __str__(self) -> str:
         name, rows = max(len(case.name) for case in self.cases), []

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Never
+from typing import Any, ClassVar, Never
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -113,6 +113,8 @@ class MultiDraftPoint(ParetoPoint):
     sampled_draft: Array
     drafts: int
     replacement: bool
+
+    _hints: ClassVar[str] = ".acceptance and .residual of the picked draft, .certificate to prove it, .to_dict()"
 
     @cached_property
     def certificate(self) -> Certificate:

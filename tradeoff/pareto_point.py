@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from array_api_compat import array_namespace
 
@@ -69,6 +70,8 @@ class ParetoPoint:
     ceiling: Array
     price: Array
     solved_by: str
+
+    _hints: ClassVar[str] = ".rule to decode with it, .certificate to prove it, .to_dict()"
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -145,7 +148,7 @@ class ParetoPoint:
             f"at rejection {spread(self.rejection, mean[1])}",
             f"output / target from {spread(self.floor)} to {spread(self.ceiling)}; one more rejection buys "
             f"{spread(self.price)}",
-            f"solved by {self.solved_by}; .rule to decode with it, .certificate to prove it, .to_dict()",
+            f"solved by {self.solved_by}; {self._hints}",
         )
 
     @property
