@@ -37,6 +37,7 @@ def test_one_price_at_every_position_is_a_common_price(divergence):
     front = solve_pareto(DRAFTS, TARGETS, divergence=divergence, rejection=0.1)
     for price in (0.0, 0.4, 3.0):
         rule = _reached(front.at(price=price))
+        assert isinstance(rule, CommonPrice)
         assert rule.price == price
         assert solve_pareto(DRAFTS, TARGETS, divergence=rule.divergence).measure.name == front.measure.name
 
@@ -64,7 +65,9 @@ def test_a_pair_alone_has_a_rule_whatever_was_asked(asked):
 
 def test_a_divergence_of_ones_own_goes_with_the_rule():
     point = solve_pareto(DRAFTS, TARGETS, divergence=OWN).at(price=0.4)
-    assert _reached(point).divergence is OWN
+    rule = _reached(point)
+    assert isinstance(rule, CommonPrice)
+    assert rule.divergence is OWN
     assert repr(point.rule) == "CommonPrice(price=0.4, divergence=Divergence('custom'))"
 
 

@@ -55,7 +55,7 @@ class RecursiveRejection:
             reached *= 1.0 - kept
             q = normalised(positive_part(q - p), q)
             p = p if self.replacement else _off(p, (token,))
-        return Selection(accepted=accepted, replaced=reached * q)
+        return Selection(accepted=accepted, replaced=q * reached)
 
 
 def _draws(law: np.ndarray, count: int, replacement: bool) -> Iterator[tuple[tuple[int, ...], float]]:
@@ -113,7 +113,7 @@ class KSeq:
         else:
             beta = float(common.sum())
             taken = common * (-np.expm1(len(tokens) * np.log1p(-min(beta, 1.0))) / beta) if 0 < beta < 1 else common
-        return Selection(accepted=accepted, replaced=reached * normalised(positive_part(target - taken), target))
+        return Selection(accepted=accepted, replaced=normalised(positive_part(target - taken), target) * reached)
 
 
 def _k_seq_root(draft: np.ndarray, target: np.ndarray, count: int) -> float:
@@ -156,7 +156,7 @@ class GreedyMultiDraft:
             drawn = tokens[-1]
             kept = float(min(target[drawn], off[drawn]) / off[drawn])
             accepted[drawn] = kept
-            replaced = (1.0 - kept) * normalised(positive_part(target - off), target)
+            replaced = normalised(positive_part(target - off), target) * (1.0 - kept)
         accepted[list(tokens)] += replaced[list(tokens)]
         replaced[list(tokens)] = 0.0
         return Selection(accepted=accepted, replaced=replaced)
@@ -221,4 +221,4 @@ class SGLangTree:
             passed = max(passed, kept)
         off = target.copy()
         off[list(tokens)] = 0.0
-        return Selection(accepted=accepted, replaced=(1.0 - passed) * normalised(off, target))
+        return Selection(accepted=accepted, replaced=normalised(off, target) * (1.0 - passed))
