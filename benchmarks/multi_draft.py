@@ -17,9 +17,9 @@ from benchmarks.closed_form import laws as zipf_laws
 from benchmarks.harness import interleaved_seconds, quantiles, write_rows
 from solvers.convex_multi_draft import solve_drafts
 from tradeoff import solve_pareto
-from tradeoff.multi_draft import evaluate_drafts
 from tradeoff.multi_draft_front import effective_draft, optimal_acceptance, solve_multi_draft_pareto
-from tradeoff.rules.drafts import GreedyMultiDraft, KSeq, RecursiveRejection
+from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection
 
 PAIRS, VOCAB, CONCENTRATION, SEED = 100, 6, 0.6, 0
 DRAFTS, FRONTS, POINTS = (1, 2, 3, 4), (1, 2, 4, 8), 25
@@ -60,7 +60,10 @@ def acceptance_row(drafts: int, draft: np.ndarray, target: np.ndarray) -> dict[s
     means = {
         name: float(
             np.mean(
-                [1 - evaluate_drafts(rule, *pair, drafts=drafts).rejection for pair in zip(draft, target, strict=True)]
+                [
+                    1 - evaluate_multi_draft(rule, *pair, drafts=drafts).rejection
+                    for pair in zip(draft, target, strict=True)
+                ]
             )
         )
         for name, rule in RULES.items()
@@ -85,7 +88,7 @@ def front_row(drafts: int, draft: np.ndarray, target: np.ndarray) -> dict[str, A
 
 def lossy_row(drafts: int, rho: float, draft: np.ndarray, target: np.ndarray) -> dict[str, Any]:
     """K-SEQ below its lossless ratio, where it accepts more than the target covers."""
-    outcomes = [evaluate_drafts(KSeq(rho=rho), *pair, drafts=drafts) for pair in zip(draft, target, strict=True)]
+    outcomes = [evaluate_multi_draft(KSeq(rho=rho), *pair, drafts=drafts) for pair in zip(draft, target, strict=True)]
     return common() | {
         "question": "K-SEQ at one ratio for all pairs",
         "drafts": drafts,

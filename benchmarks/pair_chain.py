@@ -114,15 +114,15 @@ def fit(name: str, data: Written) -> list[dict[str, Any]]:
         "rejection, real pair": float(total_variation(data.draft, data.target).mean()),
         "rejection, real pair, lumped": float(total_variation(draft, target).mean()),
         "rejection, chain at real states": float(total_variation(*laws)[states].mean()),
-        "rejection, chain": front.lossless_rejections / HORIZON,
+        "rejection, chain": front.lossless_rejection / HORIZON,
         "KL(real target, no memory)": float(kl(target, target.mean(axis=0)).mean()),
         "KL(real target, chain), fitted": float(missed[used].mean()),
         "KL(real target, chain), fresh": float(missed[~used].mean()) if not used.all() else None,
     }
     rows = [{"question": "what the chains lose of the pair", "per_token": memory}]
     for share in SHARES:
-        rejections = share * front.lossless_rejections
-        point, ways = front.at(rejections=rejections), front.alternatives(rejections=rejections)
+        rejections = share * front.lossless_rejection
+        point, ways = front.at(rejection=rejections), front.alternatives(rejection=rejections)
         answer = {"question": "KL per token of the text at equal expected rejections", "gain": ways.gain}
         answer |= {"share": share, "rejection": rejections / HORIZON, "price": point.price}
         kls = {way: getattr(ways, way) / HORIZON for way in ("optimum", *WAYS)}

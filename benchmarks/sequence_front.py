@@ -55,8 +55,8 @@ def compare(name: str, draft: MarkovChain, target: MarkovChain, horizon: int) ->
     front = solve_sequence_pareto(draft, target, horizon=horizon, price=0.0)
     rows = []
     for share in SHARES:
-        rejections = share * front.lossless_rejections
-        point, ways = front.at(rejections=rejections), front.alternatives(rejections=rejections)
+        rejections = share * front.lossless_rejection
+        point, ways = front.at(rejection=rejections), front.alternatives(rejection=rejections)
         rows.append(
             {
                 "question": "KL of the text at equal expected rejections",
@@ -94,8 +94,8 @@ def scale(states: int, horizon: int, price: float) -> dict[str, Any]:
         "tokens": states,
         "horizon": horizon,
         "price": price,
-        "kl": point.kl,
-        "expected_rejections": point.rejections,
+        "kl": point.divergence,
+        "expected_rejections": point.rejection,
         "seconds": solved - start,
         "seconds_of_the_certificate": proved - solved,
         "certificate_gap": float(certificate.gap),

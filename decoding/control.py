@@ -14,7 +14,7 @@ import torch
 from scipy.special import lambertw
 from torch import Tensor
 
-from solvers.closed_form import RatioClip, ratio_clip_at_price
+from solvers.closed_form import ClippedLaw, ratio_clip_at_price
 from solvers.errors import InputError
 from tradeoff.rule import Rule
 
@@ -118,7 +118,7 @@ class PricedRows:
         """Return [c target - draft]_+, normalised, `[batch, ..., vocab]`."""
         return self._clip(draft, target).residual
 
-    def _clip(self, draft: Tensor, target: Tensor) -> RatioClip:
+    def _clip(self, draft: Tensor, target: Tensor) -> ClippedLaw:
         if len(draft) != len(self.price):
             raise InputError(f"laws: expected {len(self.price)} texts, one per price, first; got {len(draft)}")
         price = self.price.to(draft.device).reshape(-1, *[1] * (draft.ndim - 2))

@@ -17,8 +17,7 @@ from decoding.sampling import unusable, unusable_rows
 from decoding.statistics import EXACT, Recorder, exact_columns
 from decoding.stopwatch import Stopwatch
 from decoding.verification import Verified, verify, verify_block_rule, verify_several
-from tradeoff.blocks import BlockRule
-from tradeoff.rule import Rule
+from tradeoff.rule import BlockRule, Rule
 from tradeoff.rules import BlockVerification
 
 

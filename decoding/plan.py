@@ -12,8 +12,7 @@ from decoding.laws import Warping
 from decoding.statistics import Statistics
 from decoding.stopwatch import Seconds
 from decoding.verification import Backend
-from tradeoff.blocks import BlockRule
-from tradeoff.rule import Rule
+from tradeoff.rule import BlockRule, Rule
 
 
 class Uniforms:

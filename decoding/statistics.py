@@ -143,7 +143,7 @@ EXACT = ("rejection", "total_variation", *DIVERGENCES)
 def exact_columns(outcome: Outcome) -> Tensor:
     """Every quantity of `EXACT` at every position of an outcome, `[..., len(EXACT)]`, float64, on its device."""
     columns = [outcome.rejection, total_variation(outcome.draft, outcome.target)]
-    return torch.stack([*columns, *(outcome.divergence(name) for name in DIVERGENCES)], dim=-1)
+    return torch.stack([*columns, *(outcome.divergence_in(name) for name in DIVERGENCES)], dim=-1)
 
 
 class Recorder:

@@ -5,12 +5,31 @@ where input is checked and converted.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array, to_device
 
-Array: TypeAlias = Any
+if TYPE_CHECKING:
+
+    class _Completed(Any):
+        """What arrays of every library have, for editors; whatever else a library's own arrays have is let pass."""
+
+        shape: tuple[int, ...]
+        ndim: int
+        dtype: Any
+        device: Any
+
+        def __getitem__(self, key: Any) -> "Array": ...
+        def __add__(self, other: Any) -> "Array": ...
+        def __sub__(self, other: Any) -> "Array": ...
+        def __mul__(self, other: Any) -> "Array": ...
+        def __truediv__(self, other: Any) -> "Array": ...
+        def __float__(self) -> float: ...
+
+    Array: TypeAlias = _Completed | Any
+else:
+    Array = Any
 """An array of any library that `array_api_compat` knows; laws are `[..., vocab]`, row quantities `[...]`."""
 
 

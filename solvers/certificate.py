@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 from solvers.arrays import ROUNDING, Array, in_pieces, mass, positive_part, safe_divide
 from solvers.closed_form import ceiling_mass
 from solvers.divergences import Divergence, total_variation
+from solvers.printing import lines, spread
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,11 +50,19 @@ class Certificate:
         return finite - xp.where(unattainable, xp.zeros_like(self.bound), self.bound)
 
     def holds(self, tolerance: float = 1e-6) -> bool:
-        """Whether every row is feasible and optimal: infeasibility and size of the gap at most `tolerance` (1 + value)."""
+        """Whether every row is feasible and optimal: infeasibility and gap at most `tolerance` (1 + value)."""
         xp = array_namespace(self.value)
         finite = xp.isfinite(self.value)
         allowed = tolerance * (1.0 + xp.where(finite, xp.abs(self.value), xp.zeros_like(self.value)))
         return bool(xp.all((self.infeasibility <= tolerance) & (xp.abs(self.gap) <= allowed)))
+
+    def __repr__(self) -> str:
+        verdict = "holds" if self.holds() else "does NOT hold"
+        unique = "the only optimal law" if bool(array_namespace(self.unique).all(self.unique)) else "not the only one"
+        return lines(
+            f"{type(self).__name__} {verdict}: value {spread(self.value)}, within {spread(self.gap)} of the optimum",
+            f"infeasibility {spread(self.infeasibility)}; {unique}; .holds(tolerance)",
+        )
 
 
 def certify(

@@ -18,7 +18,7 @@ import numpy as np
 
 from solvers.arrays import mass, positive_part
 from solvers.certificate import dual_line
-from solvers.closed_form import RatioClip, ratio_clip
+from solvers.closed_form import ClippedLaw, ratio_clip
 from solvers.divergences import DIVERGENCES
 from solvers.sort_free import levels_at_price
 
@@ -130,7 +130,7 @@ def solve_chain(problem: ChainProblem, price: float) -> ChainSolution:
     )
 
 
-def rule_at(problem: ChainProblem, solution: ChainSolution, step: int) -> RatioClip:
+def rule_at(problem: ChainProblem, solution: ChainSolution, step: int) -> ClippedLaw:
     """Acceptance min(1, C qt / p) and residual [c qt - p]_+ of a step, `[states, tokens]`."""
     draft, target = problem.laws(step)
     tilted, _ = tilt(target, solution.values[step + 1][problem.successors])

@@ -15,7 +15,7 @@ from solvers.divergences import DIVERGENCES, Divergence, total_variation
 from solvers.sort_free import ceiling_level, floor_level, levels_at_price
 
 
-class RatioClip(NamedTuple):
+class ClippedLaw(NamedTuple):
     """The law pi = clip(p, floor q, ceiling q), as acceptance and residual."""
 
     acceptance: Array  # [..., vocab]
@@ -75,7 +75,7 @@ def residual_fill(draft: Array, target: Array, acceptance: Array) -> tuple[Array
     return normalised(residual, target), floor
 
 
-def ratio_clip(draft: Array, target: Array, floor: Array, ceiling: Array) -> RatioClip:
+def ratio_clip(draft: Array, target: Array, floor: Array, ceiling: Array) -> ClippedLaw:
     """The rule whose output law is clip(p, c q, C q), for levels that keep its sum at 1 (T1).
 
     Where C is infinite because the draft puts L > R mass off the target's support, those tokens are accepted
@@ -89,10 +89,10 @@ def ratio_clip(draft: Array, target: Array, floor: Array, ceiling: Array) -> Rat
     spared = xp.where(xp.isfinite(ceiling), xp.zeros_like(spared), spared)  # a rounding must not leak
     acceptance = lenient_acceptance(p, q, xp.expand_dims(ceiling, axis=-1))
     acceptance = xp.where((q > 0) | (p <= 0), acceptance, xp.expand_dims(spared, axis=-1))
-    return RatioClip(acceptance, normalised(residual, q), floor, ceiling)
+    return ClippedLaw(acceptance, normalised(residual, q), floor, ceiling)
 
 
-def ratio_clip_at_rejection(draft: Array, target: Array, rejection: Array | float) -> RatioClip:
+def ratio_clip_at_rejection(draft: Array, target: Array, rejection: Array | float) -> ClippedLaw:
     """The law that minimises every f-divergence to the target at rejection probability R (T1).
 
     pi = clip(p, c q, C q) with sum [p - C q]_+ = R = sum [c q - p]_+. Where R exceeds TV(p, q) the row is
@@ -104,7 +104,7 @@ def ratio_clip_at_rejection(draft: Array, target: Array, rejection: Array | floa
 
 def ratio_clip_at_price(
     draft: Array, target: Array, price: Array | float, divergence: Divergence = DIVERGENCES["kl"]
-) -> RatioClip:
+) -> ClippedLaw:
     """Minimise D_f(pi, q) + price R over all rules: pi = clip(p, c q, C q), f'(C) - f'(c) = price, sum pi = 1 (T4).
 
     Price 0 is lossless; an infinite price gives the least rejection among laws of finite divergence.

@@ -73,6 +73,9 @@ class Divergence:
         """Whether divergence 0 means equal laws: not so where f is flat on both sides of 1."""
         return 1.0 in self.flat  # both laws sum to 1: ratios that are all at most 1, or all at least 1, are 1
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     def value(self, output: Array, target: Array) -> Array:
         """D_f(output, target) over the last axis, `[..., vocab]` to `[...]`; nats where logarithms occur."""
         return mass(self.elements(output, target))

@@ -50,3 +50,9 @@ class SolverError(RuntimeError):
     def __init__(self, solver: str, status: Status, detail: str = "") -> None:
         super().__init__(f"{solver}: {status.meaning}{f' ({detail})' if detail else ''}; {status.remedy}")
         self.solver, self.status = solver, status
+
+
+def one_line(value: object) -> str:
+    """A value as messages show it: on one line, and cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -9,7 +9,7 @@ from laws import EXTREME_PAIRS
 from oracles import ORACLES, Decision, enumerate_token
 
 from tradeoff import evaluate
-from tradeoff.rules import available, from_spec
+from tradeoff.rules import as_rule, available
 
 RULES = {info.name: info for info in available() if info.kind == "token"}
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -127,7 +127,8 @@ class Judged:
         with np.errstate(divide="ignore"):
             logits = {"draft_logits": np.log(draft) + 3.2, "target_logits": np.log(target) + 3.0}
         self.logits = {key: logits[key] for key in needs if key in logits}
-        self.rule = RULES[name].rule(**params, **self.data) if self.data else from_spec(spec_of(name, params))
+        made_of = RULES[name].rule(**params, **self.data) if self.data else spec_of(name, params)
+        self.rule = as_rule(made_of, kind="token", taken_by="a test")
         self.outcome = evaluate(self.rule, draft, target, sampled_draft=sampled, **self.logits)
 
     def row(self, i: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,9 +12,9 @@ from transformers import LogitsProcessorList
 
 import decoding
 from decoding.drafting import PromptLookup, SeveralDrafts, early_exit
-from tradeoff.blocks import TokenByToken, joint_law
-from tradeoff.multi_draft import evaluate_drafts
-from tradeoff.rule import LogitRule
+from tradeoff.joint_laws import joint_law
+from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.rule import LogitRule, TokenByToken
 from tradeoff.rules import (
     MARS,
     BlockVerification,
@@ -255,7 +255,7 @@ def test_the_exact_rejection_of_several_drafts_is_that_of_recursive_rejection():
         for place, position in enumerate(statistics.position):
             laws = [after(model, tuple(prompt), written[:position]) for model in ("draft", "target")]
             drafts = 2 if statistics.draft_index[place] == 0 else 1
-            expected = evaluate_drafts(RecursiveRejection(), *laws, drafts=drafts).rejection
+            expected = evaluate_multi_draft(RecursiveRejection(), *laws, drafts=drafts).rejection
             np.testing.assert_allclose(statistics.rejection[place], expected, atol=1e-6)
     assert abs(output.statistics.divergences["kl"]).max() < 1e-9
 

@@ -24,7 +24,7 @@ from tradeoff.chains import (
 )
 from tradeoff.chains.batch import root_residual
 from tradeoff.chains.published import bernoulli_improvement, bernoulli_pair, uniform_improvement, uniform_pair
-from tradeoff.multi_draft import evaluate_drafts
+from tradeoff.multi_draft_outcome import evaluate_multi_draft
 from tradeoff.rules import RecursiveRejection
 
 SLIPS = {
@@ -162,7 +162,7 @@ def test_a_root_is_lossless_and_its_residual_shrinks_to_what_is_never_drafted(pa
 @pytest.mark.parametrize("name", ["ratio ties", "zeros on both sides", "disjoint supports", "equal", "one-hot draft"])
 def test_a_root_is_recursive_rejection_sampling(name):
     p, q = EXTREME_PAIRS[name]
-    root, outcome = judge_root(p, q, drafts=3), evaluate_drafts(RecursiveRejection(), p, q, drafts=3)
+    root, outcome = judge_root(p, q, drafts=3), evaluate_multi_draft(RecursiveRejection(), p, q, drafts=3)
     assert_close(root.rejection, outcome.rejection, "mass")
     assert_close(root.output_law, outcome.output_law, "mass")
 

@@ -1,4 +1,4 @@
-"""Block verification on tensors, and any block rule by its own verdict, against `tradeoff.blocks`."""
+"""Block verification on tensors, and any block rule by its own verdict, against `tradeoff.joint_laws`."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from decoding.sampling import inverse_cdf, law
 from decoding.verification.block import verify_block, verify_block_rule
 from decoding.verification.ratio import verify_ratio
 from decoding.verification.ratio_form import RatioForm
-from tradeoff.blocks import Block, TokenByToken, joint_law
+from tradeoff.joint_laws import joint_law
+from tradeoff.rule import Block, TokenByToken
 from tradeoff.rules import ApproximateSD, BlockVerification, Consultant, FLy, SpeculativeSampling
 
 BELOW_ONE = 1 - 2**-53

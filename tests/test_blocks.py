@@ -13,8 +13,9 @@ from scipy.stats import chisquare
 from tolerances import assert_at_most, assert_close, assert_law
 
 from solvers.errors import InputError
-from tradeoff.blocks import Block, TokenByToken, Verdict, joint_law
+from tradeoff.joint_laws import joint_law
 from tradeoff.outcome import evaluate
+from tradeoff.rule import Block, TokenByToken, Verdict
 from tradeoff.rules import DecodingUNO, RatioClip, SpeculativeSampling
 from tradeoff.rules.blocks import BlockVerification, Consultant
 
@@ -56,7 +57,7 @@ def test_lossless_rules_write_the_targets_text_exactly(rule, draft_length, horiz
     for draft, target in pairs(zeros, horizon=horizon):
         found = joint_law(rule, draft, target, draft_length=draft_length, horizon=horizon)
         assert_close(found.law, found.target, "mass")
-        assert_close([found.tv, found.divergence("hellinger")], [0.0, 0.0], "mass")
+        assert_close([found.tv, found.divergence_in("hellinger")], [0.0, 0.0], "mass")
         # every round emits one token of its own unless the last block fills the text
         assert_at_most(found.accepted + found.rejections, horizon, "mass")
 

@@ -16,7 +16,6 @@ from laws import EXTREME_PAIRS, tv
 from tolerances import assert_at_most, assert_close, assert_law
 
 from tradeoff import InputError, evaluate
-from tradeoff.blocks import TokenByToken, joint_law
 from tradeoff.chains import (
     MarkovChain,
     batch_expected_rejections,
@@ -26,6 +25,8 @@ from tradeoff.chains import (
     rejection_lower_bound,
     tokens_per_call,
 )
+from tradeoff.joint_laws import joint_law
+from tradeoff.rule import TokenByToken
 from tradeoff.rules import (
     MARS,
     BlockVerification,
@@ -321,7 +322,10 @@ BAD_CALLS = {
     "not a chain": (lambda: expected_rejections(not_a_chain, chain()), "draft: expected a MarkovChain; got ndarray"),
     "vocabularies": (lambda: expected_rejections(PAIR[0], random_laws(1, vocab=2).chains()[1]), "same order over"),
     "prompts": (lambda: expected_rejections(PAIR[0], chain()), "use dataclasses.replace"),
-    "block rule": (lambda: expected_rejections(*PAIR, block_rule), "joint_law takes rules"),
+    "block rule": (
+        lambda: expected_rejections(*PAIR, block_rule),
+        "expected_rejections: expected a rule that judges one token at a time; got BlockVerification",
+    ),
     "logits": (lambda: expected_rejections(*PAIR, MARS()), "expected raw logits"),
     "draft length": (lambda: tokens_per_call(*PAIR, draft_length=0), "draft_length: expected a whole number"),
 }

@@ -31,7 +31,7 @@ LOGITS = np.random.default_rng(1).normal(size=(2, 50, 12)) * 3
 
 def plain_mean(rule, match):
     outcome = evaluate(rule, DRAFT, TARGET)
-    return float((outcome.rejection if match == "rejection" else outcome.divergence(match)).mean())
+    return float((outcome.rejection if match == "rejection" else outcome.divergence_in(match)).mean())
 
 
 @pytest.mark.parametrize("match", ["rejection", "kl", "tv", "js"])
@@ -147,7 +147,7 @@ def test_positions_measure_what_evaluate_does_in_any_library_and_chunk_by_chunk(
     for name in ("rejection", "gap", "leak", "tv", "kl"):
         wanted = getattr(outcome, name)
         assert_close(columns[name], wanted, "mass") if name in columns else None
-    assert_close(columns["js"], outcome.divergence("js"), "mass")
+    assert_close(columns["js"], outcome.divergence_in("js"), "mass")
     assert_close(rejections(DecodingUNO(epsilon=0.05), positions), outcome.rejection, "mass")
     assert_close(positions.total_variation, np.abs(DRAFT - TARGET).sum(-1) / 2, "mass")
 

@@ -41,7 +41,7 @@ def test_the_emitted_law_of_every_tuple_of_candidates_is_the_rules_own(name, dra
     cells = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
     uniforms = torch.cartesian_prod(*[cells] * (drafts + 1))
     total = np.zeros(4)
-    for tokens, probability in RecursiveRejection().candidates(draft, drafts):
+    for tokens, probability in RecursiveRejection().proposals(draft, drafts):
         candidates = torch.tensor([tokens]).expand(len(uniforms), -1)
         chosen, token = verified(logits_of(draft), logits_of(target), candidates, uniforms)
         expected = RecursiveRejection().selection(draft, target, tokens)
@@ -86,7 +86,7 @@ def test_every_candidate_meets_exactly_the_chance_the_rule_gives_it(drafts):
 @pytest.mark.parametrize("uniform", [0.0, BELOW_ONE])
 def test_no_token_the_target_masks_is_emitted(name, uniform):
     draft, target = PAIRS[name]
-    for tokens, _ in RecursiveRejection().candidates(np.array(draft), 3):
+    for tokens, _ in RecursiveRejection().proposals(np.array(draft), 3):
         _, token = verified(
             logits_of(draft), logits_of(target), torch.tensor([tokens]), torch.full((1, 4), uniform).double()
         )

@@ -14,7 +14,7 @@ from tolerances import assert_at_most, assert_close, assert_law, tolerance
 
 from solvers.arrays import to_numpy
 from solvers.certificate import certify
-from solvers.closed_form import RatioClip, ratio_clip_at_price, ratio_clip_at_rejection
+from solvers.closed_form import ClippedLaw, ratio_clip_at_price, ratio_clip_at_rejection
 from tradeoff import evaluate, rules, solve_pareto
 from tradeoff.pareto import Solver
 
@@ -74,7 +74,7 @@ def by_levels(pair, measure, question, wanted, convert) -> Answer:
         clip = ratio_clip_at_rejection(draft, target, wanted)
     else:
         clip = ratio_clip_at_price(draft, target, wanted, measure)
-    clip = RatioClip(*(to_numpy(each) for each in clip))
+    clip = ClippedLaw(*(to_numpy(each) for each in clip))
     rejection = max(1 - float((clip.acceptance * pair[0]).sum()), 0.0)
     value = float(measure.value(output_of(pair[0], clip.acceptance, clip.residual), pair[1]))
     certificate = certify(
@@ -179,7 +179,7 @@ def test_the_optimal_rules_are_evaluated_alike_by_every_backend(rule, convert):
     for field in ("output_law", "rejection", "gap", "leak"):
         assert_close(to_numpy(getattr(found, field)), getattr(expected, field), "divergence")
     for measure in MEASURES.values():
-        assert_close(to_numpy(found.divergence(measure)), expected.divergence(measure), "divergence")
+        assert_close(to_numpy(found.divergence_in(measure)), expected.divergence_in(measure), "divergence")
     assert_at_most(np.abs(expected.gap), np.zeros(3), "price root")
 
 

@@ -139,7 +139,7 @@ def test_statistics_are_the_exact_values_along_the_text(rule, draft_length, proc
         outcome = evaluate(rule, law_after(DRAFT, prefix, processors), law_after(TARGET, prefix, processors))
         np.testing.assert_allclose(statistics.rejection[place], outcome.rejection[0], atol=1e-6)
         for name, values in statistics.divergences.items():
-            np.testing.assert_allclose(values[place], outcome.divergence(name)[0], atol=1e-5)
+            np.testing.assert_allclose(values[place], outcome.divergence_in(name)[0], atol=1e-5)
     scores = [float(law_after(TARGET, text[:, : start + i])[0, text[0, start + i]].log()) for i in range(20)]
     np.testing.assert_allclose(statistics.log_likelihood, scores, atol=1e-5)
 

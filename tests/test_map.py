@@ -16,7 +16,6 @@ from decoding.evaluation.rule_map.options import all_curves
 from decoding.evaluation.rule_map.report import label
 from tradeoff import evaluate, solve_pareto
 from tradeoff.positions import Positions
-from tradeoff.rules import from_spec
 from tradeoff.rules.registry import families
 
 FEW = "--rules=lenience,mars,top_k_gate,speculative_sampling,common_price"
@@ -80,7 +79,7 @@ def test_the_points_are_what_the_rules_do(whole, file):
         if row["knob"]:
             spec += f"{',' if ':' in spec else ':'}{row['knob']}={point['value']!r}"
         outcome = evaluate(
-            from_spec(spec),
+            spec,
             laws.draft,
             laws.target,
             draft_logits=logits.draft_logits,
@@ -88,7 +87,7 @@ def test_the_points_are_what_the_rules_do(whole, file):
         )
         assert_close(point["rejection"], outcome.rejection.mean(), "mass")
         for name in ("tv", "kl"):
-            assert_close(float(point["divergences"][name]), outcome.divergence(name).mean(), "mass")
+            assert_close(float(point["divergences"][name]), outcome.divergence_in(name).mean(), "mass")
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

@@ -17,9 +17,9 @@ from solvers.arrays import to_numpy
 from solvers.divergences import DIVERGENCES
 from solvers.errors import InputError
 from solvers.multi_draft import chance_gains, ranking
-from tradeoff.multi_draft import evaluate_drafts
 from tradeoff.multi_draft_front import effective_draft, optimal_acceptance, solve_multi_draft_pareto
-from tradeoff.rules.drafts import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
+from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
 
 SMALL = {name: pair for name, pair in EXTREME_PAIRS.items() if len(pair[0]) <= 7}
 WAYS = pytest.mark.parametrize("replacement", [True, False], ids=["with", "without"])
@@ -221,7 +221,7 @@ def test_what_is_not_optimal_or_not_within_reach_is_not_certified():
     near = target  # lossless, and beyond the budget
     other = solve_multi_draft_pareto(draft, target, drafts=3, divergence="kl").at(rejection=0.02).output_law
     for law, feasible in ((worse, True), (near, False), (other, False)):
-        certificate = replace(point, single=replace(point.single, output_law=law)).certificate
+        certificate = replace(point, output_law=law).certificate
         assert not certificate.holds(1e-6)
         assert (certificate.infeasibility < 1e-12) == feasible
         assert_at_most(certificate.bound, point.divergence, "divergence")
@@ -235,7 +235,7 @@ def test_the_bound_of_any_law_is_below_the_front(replacement, pair, drafts, shar
         front = solve_multi_draft_pareto(draft, target, drafts=drafts, divergence=measure, replacement=replacement)
         point = front.at(rejection=share * (1 - float(front.optimal_acceptance)))
         for law in (draft, target, (draft + target) / 2):
-            wrong = replace(point, single=replace(point.single, output_law=law))
+            wrong = replace(point, output_law=law)
             assert_at_most(wrong.certificate.bound, point.divergence, "divergence")
 
 
@@ -261,7 +261,7 @@ def test_no_rule_is_below_the_front_of_its_candidates(rule, drafts):
     replacement = getattr(rule, "replacement", True)
     for seed in range(8):
         draft, target = random_pair(seed, vocab=5, masked=seed % 2 == 0)
-        outcome = evaluate_drafts(rule, draft, target, drafts=drafts)
+        outcome = evaluate_multi_draft(rule, draft, target, drafts=drafts)
         accepted = optimal_acceptance(draft, outcome.output_law, drafts=drafts, replacement=replacement)
         assert_at_most(1 - accepted, outcome.rejection, "mass")
         for divergence in ("tv", "kl", "chi2"):
@@ -269,7 +269,7 @@ def test_no_rule_is_below_the_front_of_its_candidates(rule, drafts):
                 draft, target, drafts=drafts, divergence=divergence, replacement=replacement
             )
             best = front.at(rejection=min(1.0, outcome.rejection)).divergence
-            assert_at_most(best, outcome.divergence(divergence), "divergence")
+            assert_at_most(best, outcome.divergence_in(divergence), "divergence")
 
 
 @pytest.mark.parametrize("rule", [GreedyMultiDraft(), SGLangTree()], ids=repr)
@@ -278,9 +278,9 @@ def test_likeliest_candidates_have_a_bound_of_their_own(rule):
     above = []
     for seed in range(12):
         draft, target = random_pair(seed, vocab=5)
-        accepted = 1 - evaluate_drafts(rule, draft, target, drafts=2).rejection
+        accepted = 1 - evaluate_multi_draft(rule, draft, target, drafts=2).rejection
         above.append(accepted - float(optimal_acceptance(draft, target, drafts=2, replacement=False)))
-        tuples = list(rule.candidates(draft, 2))
+        tuples = list(rule.proposals(draft, 2))
         chances = [sum(c for tokens, c in tuples if inside[list(tokens)].all()) for inside in members(5)]
         assert_close(accepted, 1 + (members(5) @ target - chances).min(), "mass")
     assert max(above) > 0.01
@@ -326,10 +326,24 @@ def test_bad_input_is_a_one_line_error(function):
     law = [0.5, 0.5]
     for given_laws, drafts, message in [
         (([0.5, 0.6], law), 2, "draft law: expected probabilities that sum to 1"),
-        ((law, law), 0, "drafts: expected a whole number of candidates"),
-        ((law, law), 1.5, "drafts: expected a whole number of candidates"),
+        ((law, law), 0, "drafts: expected a whole number"),
+        ((law, law), 1.5, "drafts: expected a whole number"),
     ]:
         with pytest.raises(InputError, match=message) as caught:
             function(*given_laws, drafts=drafts)
         assert "\n" not in str(caught.value)
     assert function([2, 1], [1, 1], drafts=2, normalise=True) is not None
+
+
+def test_a_point_is_the_best_rule_of_a_draft_picked_with_the_effective_law():
+    draft, target = random_pair(3, vocab=5)
+    front = solve_multi_draft_pareto(draft, target, drafts=3, divergence="kl")
+    point = front.at(rejection=0.4 * float(front.total_variation))
+    assert_close(point.draft, front.effective_draft, "mass")
+    assert_close(point.sampled_draft, draft, "mass")
+    output = point.acceptance * point.draft + point.rejection * point.residual
+    assert_close(output, point.output_law, "mass")
+    assert list(front.to_dict()) == ["position", "rejection", "divergence", "price"]
+    assert list(point.to_dict()) == ["position", "rejection", "divergence", "price", "floor", "ceiling"]
+    with pytest.raises(InputError, match="alternatives: expected a front of solve_pareto"):
+        front.alternatives(rejection=0.1)

@@ -18,7 +18,7 @@ from solvers.convex_program import SOLVER
 from solvers.divergences import DIVERGENCES, divergence_named
 from solvers.errors import InputError, SolverError, Status
 from tradeoff.multi_draft_front import optimal_acceptance, solve_multi_draft_pareto
-from tradeoff.rules.drafts import RecursiveRejection
+from tradeoff.rules.multi_draft import RecursiveRejection
 
 WAYS = pytest.mark.parametrize("replacement", [True, False], ids=["with", "without"])
 
@@ -42,7 +42,7 @@ class Transport:
 
     def __init__(self, draft, target, drafts, replacement):
         self.vocab, self.target = len(draft), target
-        tuples = list(RecursiveRejection(replacement=replacement).candidates(draft, drafts))
+        tuples = list(RecursiveRejection(replacement=replacement).proposals(draft, drafts))
         edges = [(row, token) for row, (tokens, _) in enumerate(tuples) for token in sorted(set(tokens))]
         self.edges, count = len(edges), len(edges) + 3 * self.vocab
         self.chances = np.array([chance for _, chance in tuples])

@@ -82,7 +82,7 @@ def test_the_outcome_equals_enumeration_of_every_draft_and_replacement(rule, pai
     assert_close(outcome.output_law, output, "mass")
     assert_law(outcome.output_law)
     for name, divergence in DIVERGENCES.items():
-        assert_close(outcome.divergence(name), divergence.value(outcome.output_law, target), "mass")
+        assert_close(outcome.divergence_in(name), divergence.value(outcome.output_law, target), "mass")
     assert_close(outcome.gap, rejection + tv(np.array(output), target) - tv(draft, target), "mass")
     assert_close(outcome.leak, sum(m for m, q in zip(output, target, strict=True) if q == 0), "mass")
 
@@ -211,7 +211,7 @@ def test_the_optimum_is_on_the_front_of_the_law_that_was_sampled():
     for name in ("kl", "reverse_kl", "chi2"):
         best = solve_pareto(sampled, target, divergence=name).at(rejection=float(outcome.rejection)).divergence
         assert_close(outcome.optimum(name), best, "divergence")
-        assert_close(outcome.excess(name), outcome.divergence(name) - best, "divergence")
+        assert_close(outcome.excess(name), outcome.divergence_in(name) - best, "divergence")
         told = solve_pareto(claimed, target, divergence=name).at(rejection=float(outcome.rejection)).divergence
         assert abs(told - best) > 1e-3
 
@@ -224,5 +224,5 @@ def test_the_columns_of_an_outcome_are_its_properties():
     assert columns["gap"] == outcome.gap.tolist()
     assert columns["leak"] == outcome.leak.tolist()
     for name in DIVERGENCES:
-        assert columns[name] == outcome.divergence(name).tolist()
+        assert columns[name] == outcome.divergence_in(name).tolist()
         assert columns[f"{name}_excess"] == outcome.excess(name).tolist()

@@ -15,9 +15,18 @@ from laws import random_pair
 from tolerances import assert_close
 
 from solvers.divergences import DIVERGENCES
-from tradeoff import InputError, evaluate, solve_pareto
+from tradeoff import InputError, evaluate, solve_multi_draft_pareto, solve_pareto
+from tradeoff.multi_draft_outcome import evaluate_multi_draft
 from tradeoff.plotting import plot_fronts
-from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
+from tradeoff.rules import (
+    CommonPrice,
+    DecodingOPT,
+    DecodingUNO,
+    KSeq,
+    RatioClip,
+    RecursiveRejection,
+    SpeculativeSampling,
+)
 
 DRAFT = np.array([0.7, 0.2, 0.1])
 TARGET = np.array([0.4, 0.4, 0.2])
@@ -274,3 +283,23 @@ def test_a_rule_that_is_none_is_an_error():
 
     with pytest.raises(InputError, match="acceptance probabilities"):
         solve_pareto(DRAFT, TARGET).plot(rules={"wrong": Wrong()})
+
+
+def test_several_drafts_are_drawn_with_rules_of_their_own_kind():
+    front = solve_multi_draft_pareto(DRAFT, TARGET, drafts=2, divergence="kl")
+    ax = front.plot(rules=["k_seq", "recursive_rejection"])
+    for name, rule in (("k_seq", KSeq()), ("recursive_rejection", RecursiveRejection())):
+        outcome = evaluate_multi_draft(rule, DRAFT, TARGET, drafts=2)
+        assert_close(points(ax, name), [[outcome.rejection, outcome.kl]], "mass")
+    (line,) = lines(ax, "front: least divergence")
+    assert_close(line.get_ydata(), np.sort(front.divergence)[::-1], "mass")
+    with pytest.raises(InputError, match="plot: expected a rule that chooses among several drafts; got Speculative"):
+        front.plot(rules={"one": SpeculativeSampling()})
+
+
+def test_a_spec_is_drawn_under_its_own_name_and_a_block_rule_is_refused():
+    ax = solve_pareto(DRAFT, TARGET).plot(rules=["decoding_opt:epsilon=0.1"])
+    outcome = evaluate(RULES["OPT"], DRAFT, TARGET)
+    assert_close(points(ax, "decoding_opt:epsilon=0.1"), [[outcome.rejection, outcome.tv]], "mass")
+    with pytest.raises(InputError, match="plot: expected a rule that judges one token at a time; got fly; block rules"):
+        solve_pareto(DRAFT, TARGET).plot(rules=["fly"])

@@ -16,7 +16,7 @@ from tolerances import assert_at_most, assert_close, assert_law
 from solvers.convex_program import JointProgram
 from solvers.divergences import DIVERGENCES
 from tradeoff import InputError, evaluate
-from tradeoff.rules import CSD, Judge, Lantern, OpenVINO, RewardGuided, SpeculativeSampling, from_spec
+from tradeoff.rules import CSD, Judge, Lantern, OpenVINO, RewardGuided, SpeculativeSampling
 
 # --- the definitions ---
 
@@ -53,8 +53,8 @@ def test_a_rule_is_its_definition(name, params):
         # a mass of 1e-17 may be a rounding, and its logarithm 40 nats or infinity
         known = np.where((outcome.target > 0) & (output > 0), output, 1.0).min(axis=-1) > 1e-9
         reverse = np.array([kl_divergence(wanted, law) for law, wanted in pairs])
-        assert_close(outcome.divergence("reverse_kl")[known], reverse[known], "divergence")
-        assert_close(outcome.divergence("chi2"), [chi_square(*each) for each in pairs], "divergence")
+        assert_close(outcome.divergence_in("reverse_kl")[known], reverse[known], "divergence")
+        assert_close(outcome.divergence_in("chi2"), [chi_square(*each) for each in pairs], "divergence")
         assert_close(outcome.leak, [sum(m for m, q in zip(*each, strict=True) if q == 0) for each in pairs], "mass")
 
 
@@ -89,7 +89,7 @@ def test_a_rule_is_its_definition_in_exact_fractions(name, params):
         exact = [[Fraction(int(each), 16) for each in law] for law in (draft, target)]
         rejection, output = enumerate_token(ORACLES[name](*exact, **params), exact[0])
         assert sum(output) == 1
-        outcome = evaluate(from_spec(spec_of(name, plain)), draft / 16, target / 16)
+        outcome = evaluate(spec_of(name, plain), draft / 16, target / 16)
         assert_close(outcome.rejection, float(rejection), "mass")
         assert_close(outcome.output_law, [float(each) for each in output], "mass")
         assert_close(outcome.tv, float(total_variation(output, exact[1])), "mass")
@@ -181,7 +181,7 @@ def test_no_rule_is_below_the_front_of_any_divergence_at_its_own_rejection(name,
     draft, target = random_pairs(CASES.index((name, params)), (400, 6))
     outcome = Judged(name, params, draft, target).outcome
     for divergence in DIVERGENCES:
-        best, own = outcome.optimum(divergence), outcome.divergence(divergence)
+        best, own = outcome.optimum(divergence), outcome.divergence_in(divergence)
         # at a rejection of one rounding, squared Hellinger, a square root there, moves by 1e-8
         known = np.isfinite(best) & ((outcome.rejection > 1e-12) | (outcome.rejection == 0))
         assert_at_most(best[known], own[known], "divergence")
@@ -191,11 +191,11 @@ def test_no_rule_is_below_the_front_of_any_divergence_at_its_own_rejection(name,
 def test_the_optimum_is_what_a_convex_program_finds_at_the_same_rejection(name):
     for seed in (1, 2):
         draft, target = random_pairs(seed, (1, 5), masks=False)
-        outcome = evaluate(from_spec("decoding_opt:epsilon=0.05"), draft[0], target[0])
+        outcome = evaluate("decoding_opt:epsilon=0.05", draft[0], target[0])
         assert 0 < outcome.rejection < tv(draft, target)
         found = JointProgram(draft[0], target[0], name).at_rejection(float(outcome.rejection)).value
         assert_close(outcome.optimum(name), found, "interior point objective")
-        assert_close(outcome.excess(name), outcome.divergence(name) - found, "interior point objective")
+        assert_close(outcome.excess(name), outcome.divergence_in(name) - found, "interior point objective")
 
 
 LEAKING = {
@@ -223,7 +223,7 @@ def test_greedy_laws_that_differ_leave_each_rule_the_acceptance_of_its_definitio
         **{"ensemble:target_weight=0.75": 0.25, "cascade:variant=opt,alpha=0.5": 1.0},
     }
     for spec, wanted in accepted.items():
-        assert_close(evaluate(from_spec(spec), *EXTREME_PAIRS["one-hot apart"]).acceptance[1], wanted, "mass")
+        assert_close(evaluate(spec, *EXTREME_PAIRS["one-hot apart"]).acceptance[1], wanted, "mass")
 
 
 def test_comparisons_fall_as_the_definitions_say_at_their_very_edges():
@@ -233,19 +233,19 @@ def test_comparisons_fall_as_the_definitions_say_at_their_very_edges():
             assert float(OpenVINO().acceptance(np.ones(1), np.array([ratio]))[0]) == faces / 101
     # the bar is 0.250005 with Medusa's 1e-5 in its logarithm, 0.249995 without
     even = np.full(4, 0.25)
-    assert evaluate(from_spec("typical:threshold=1,alpha=0.99998"), even, even).rejection == 1.0
+    assert evaluate("typical:threshold=1,alpha=0.99998", even, even).rejection == 1.0
     for shift, kept in ((0.0, 1.0), (9e-6, 1.0), (2e-5, 0.0)):
-        found = evaluate(from_spec("logit_comparison"), even, even, draft_logits=even + shift, target_logits=even)
+        found = evaluate("logit_comparison", even, even, draft_logits=even + shift, target_logits=even)
         assert found.acceptance.tolist() == [kept] * 4
 
 
 def test_revised_forms_have_the_law_of_the_original_and_fewer_rejections():
     draft, target = SIX
-    original, revised = (from_spec(f"fuzzy:threshold=0.1,fallback={each}") for each in ("target", "speculative"))
+    original, revised = (f"fuzzy:threshold=0.1,fallback={each}" for each in ("target", "speculative"))
     wide, narrow = evaluate(original, draft, target), evaluate(revised, draft, target)
     assert_close(narrow.output_law, wide.output_law, "mass")
     assert narrow.rejection.mean() < wide.rejection.mean() - 0.1
-    tok3 = evaluate(from_spec("cascade:variant=tok3,alpha=0.3"), draft, target)
+    tok3 = evaluate("cascade:variant=tok3,alpha=0.3", draft, target)
     dropped = np.where(target >= 0.7 * target.max(axis=-1, keepdims=True), 0.0, draft)
     refused = dropped.sum(axis=-1, keepdims=True)
     assert_close(tok3.output_law, draft - dropped + refused * target, "mass")
@@ -255,10 +255,10 @@ def test_revised_forms_have_the_law_of_the_original_and_fewer_rejections():
 def test_a_point_mass_draft_makes_sample_match_speculative_and_sglangs_threshold_lenient():
     target = SIX[1]
     draft = np.eye(6)[np.arange(500) % 6]
-    matched = evaluate(from_spec("sample_match"), draft, target)
+    matched = evaluate("sample_match", draft, target)
     assert_close(matched.rejection, evaluate(SpeculativeSampling(), draft, target).rejection, "mass")
     for spec in ("sample_match", "sglang:acc=0.4"):
-        assert_close(evaluate(from_spec(spec), draft, target).gap, np.zeros(500), "mass")
+        assert_close(evaluate(spec, draft, target).gap, np.zeros(500), "mass")
 
 
 @every_case
@@ -315,7 +315,7 @@ def test_rules_that_read_raw_logits_do_not_see_temperature_and_masks(name, param
     warm = np.where(logits >= np.sort(logits)[:, 1:2], np.exp(logits / 0.6), 0.0)
     target = warm / warm.sum(axis=-1, keepdims=True)
     draft = np.random.default_rng(1).dirichlet(np.ones(5), size=30)
-    outcome = evaluate(from_spec(spec_of(name, params)), draft, target, target_logits=logits)
+    outcome = evaluate(spec_of(name, params), draft, target, target_logits=logits)
     for i in range(30):
         decision = ORACLES[name](draft[i].tolist(), target[i].tolist(), **params, target_logits=logits[i].tolist())
         assert outcome.acceptance[i].tolist() == decision.accept
@@ -328,10 +328,10 @@ def test_what_raw_logits_decide_changes_with_a_constant_that_no_law_shows(name):
     draft, target = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.35, 0.25])
     logits: dict[str, Any] = {"draft_logits": np.log(draft), "target_logits": np.log(target)}
     lifted: dict[str, Any] = logits | {"target_logits": np.log(target) + 1.0}
-    outcomes = [evaluate(from_spec(name), draft, target, **each) for each in (logits, lifted)]
+    outcomes = [evaluate(name, draft, target, **each) for each in (logits, lifted)]
     assert outcomes[0].rejection != outcomes[1].rejection
     with pytest.raises(InputError, match="expected raw logits, which it compares; got laws alone; pass .*logits="):
-        evaluate(from_spec(name), draft, target)
+        evaluate(name, draft, target)
 
 
 @every_case

@@ -11,7 +11,8 @@ from rule_cases import random_pairs
 
 from tradeoff import InputError, evaluate, rules
 from tradeoff.rules import available, from_spec
-from tradeoff.rules.registry import Knob, families, family_from
+from tradeoff.rules.info import Knob
+from tradeoff.rules.registry import families, family_from
 
 SPECS: dict[str, Any] = {
     "speculative_sampling": rules.SpeculativeSampling(),
@@ -156,7 +157,7 @@ def test_the_list_tells_names_parameters_defaults_sources_and_which_rules_are_lo
         assert info.parameters.keys() == inspect.signature(info.rule).parameters.keys()
         assert info.source
         assert info.rule.__name__ in rules.__all__
-        assert info.kind in ("token", "block", "drafts")
+        assert info.kind in ("token", "block", "multi_draft")
         assert info.knob is None or info.knob.name in info.parameters
     assert {info.name for info in TOKEN if info.lossless} == {"speculative_sampling", "sample_match"}
     assert [info.name for info in TOKEN if "target_logits" in info.needs] == ["mars", "logit_comparison"]

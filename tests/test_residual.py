@@ -23,7 +23,7 @@ def test_one_residual_is_the_convex_programs_optimum_in_every_divergence(name, p
     draft, target = pair
     outcome = best_residual(draft, target, acceptance)
     solution = solve_residual(draft, target, acceptance, name)
-    assert_close(outcome.divergence(name), solution.value, "interior point objective")
+    assert_close(outcome.divergence_in(name), solution.value, "interior point objective")
     assert_close(outcome.rejection, 1 - (acceptance * draft).sum(), "mass")
 
 
@@ -34,7 +34,7 @@ def test_the_bias_is_theorem_4s_and_no_divergence_is_above_decoding_opts(pair):
     outcome = best_residual(draft, target, opt.acceptance)
     assert_close(outcome.tv, least_bias(draft, target, opt.acceptance), "mass")
     for name in DIVERGENCES:
-        assert_at_most(outcome.divergence(name), opt.divergence(name), "divergence")
+        assert_at_most(outcome.divergence_in(name), opt.divergence_in(name), "divergence")
 
 
 def test_a_batch_of_torch_laws_is_answered_in_torch():

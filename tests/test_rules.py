@@ -127,7 +127,7 @@ def test_at_equal_rejection_the_ratio_clip_is_at_least_as_good_as_decoding_opt(n
     assume(off_support == 0 or abs(float(opt.rejection) - off_support) > 1e-9)
     clip = evaluate(RatioClip(rejection=min(float(opt.rejection), 1.0)), *pair)
     assert_close(clip.rejection, opt.rejection, "mass")
-    assert_at_most(clip.divergence(name), opt.divergence(name), "divergence")
+    assert_at_most(clip.divergence_in(name), opt.divergence_in(name), "divergence")
 
 
 def test_at_equal_rejection_the_ratio_clip_is_better_than_decoding_opt_on_ordinary_pairs():

@@ -64,13 +64,13 @@ def test_a_text_of_one_token_is_the_front_of_positions_that_share_a_budget(zeros
     front = solve_sequence_pareto(draft, target, horizon=1, price=1.0)
     laws = draft.transitions, target.transitions
     positions = solve_pareto(*laws, divergence="kl", budget="mean", weights=draft.initial, rejection=1.0)
-    least = 1.01 * front.at(price=math.inf).rejections
-    assert_close(front.lossless_rejections, positions.total_variation, "mass")
+    least = 1.01 * front.at(price=math.inf).rejection
+    assert_close(front.lossless_rejection, positions.total_variation, "mass")
     for asked in ({"price": 0.7}, {"price": 3.0}, {"rejection": max(0.5 * float(positions.total_variation), least)}):
-        whole = front.at(**{"rejections" if name == "rejection" else name: value for name, value in asked.items()})
+        whole = front.at(**asked)
         point = positions.at(**asked)
-        assert_close(whole.kl, point.mean_divergence, "divergence")
-        assert_close(whole.rejections, point.mean_rejection, "divergence")
+        assert_close(whole.divergence, point.mean_divergence, "divergence")
+        assert_close(whole.rejection, point.mean_rejection, "divergence")
         assert_close(whole.policy(0).output_law, point.output_law, "divergence")
         assert_close(whole.policy(0).rejection, point.rejection, "divergence")
 
@@ -79,7 +79,7 @@ def test_a_text_of_one_token_is_the_front_of_positions_that_share_a_budget(zeros
 def test_kl_and_rejections_are_those_of_all_texts(seed):
     draft, target = chains(seed, tokens=3, time=3)
     point = solve_sequence_pareto(draft, target, price=1.2).points[0]
-    assert_close([point.kl, point.rejections], enumerated(draft, target, point.output_chain()), "divergence")
+    assert_close([point.divergence, point.rejection], enumerated(draft, target, point.output_chain()), "divergence")
     assert_close(point.objective, target.initial @ point.values[0], "divergence")
     assert_close(point.state_laws, point.output_chain().state_laws(), "mass")
 
@@ -88,10 +88,12 @@ def test_texts_of_independent_tokens_need_no_look_ahead():
     draft, target = chains(5, tokens=5, order=0)
     point = solve_sequence_pareto(draft, target, horizon=6, price=1.5).points[0]
     single = solve_pareto(draft.transitions[0], target.transitions[0], divergence="kl").at(price=1.5)
-    assert_close([point.kl, point.rejections], [6 * float(single.divergence), 6 * float(single.rejection)], "mass")
+    assert_close(
+        [point.divergence, point.rejection], [6 * float(single.divergence), 6 * float(single.rejection)], "mass"
+    )
     assert_close(point.policy(2).output_law[0], single.output_law, "mass")
     front = solve_sequence_pareto(draft, target, horizon=6, price=1.5)
-    assert_close(front.alternatives(rejections=1.0).gain["common_price"], 1.0, "search")
+    assert_close(front.alternatives(rejection=1.0).gain["common_price"], 1.0, "search")
 
 
 def test_a_chain_of_order_two_equals_the_chain_of_order_one_over_its_pairs_of_tokens():
@@ -104,8 +106,8 @@ def test_a_chain_of_order_two_equals_the_chain_of_order_one_over_its_pairs_of_to
         np.put_along_axis(law, chain.successors, chain.transitions, axis=1)
         wide.append(MarkovChain(transitions=law, initial=chain.initial))
     other = solve_sequence_pareto(wide[0], wide[1], horizon=4, price=0.9).points[0]
-    assert_close(point.step_kl, other.step_kl, "divergence")
-    assert_close(point.step_rejections, other.step_rejections, "divergence")
+    assert_close(point.step_divergence, other.step_divergence, "divergence")
+    assert_close(point.step_rejection, other.step_rejection, "divergence")
 
 
 # --- ends and shape --------------------------------------------------------------------------------------------
@@ -115,23 +117,23 @@ def test_the_front_is_convex_and_falls_from_the_draft_to_lossless():
     draft, target = chains(1)
     front = solve_sequence_pareto(draft, target, horizon=6)
     assert front.price.tolist() == list(PRICES)
-    assert (np.diff(front.rejections) < 0).all()
-    assert (np.diff(front.kl) > 0).all()
-    slopes = -np.diff(front.kl) / np.diff(front.rejections)
+    assert (np.diff(front.rejection) < 0).all()
+    assert (np.diff(front.divergence) > 0).all()
+    slopes = -np.diff(front.divergence) / np.diff(front.rejection)
     # a chord is as steep as some price between those of its ends
     assert_at_most(front.price[:-1], slopes, "divergence")
     assert_at_most(slopes, front.price[1:], "divergence")
-    assert_close([front.kl[0], front.rejections[0]], [0.0, front.lossless_rejections], "mass")
-    assert list(front.to_dict()) == ["price", "rejections", "kl"]
-    assert front.to_dict()["kl"] == front.kl.tolist()
+    assert_close([front.divergence[0], front.rejection[0]], [0.0, front.lossless_rejection], "mass")
+    assert list(front.to_dict()) == ["rejection", "divergence", "price"]
+    assert front.to_dict()["divergence"] == front.divergence.tolist()
 
 
 def test_lossless_costs_what_theorem_1_says_and_more_rejections_buy_nothing():
     draft, target = chains(2)
     front = solve_sequence_pareto(draft, target, horizon=5, price=1.0)
-    assert_close(front.lossless_rejections, expected_rejections(draft, target, horizon=5).mean, "mass")
-    for rejections in (front.lossless_rejections, 100.0):
-        point = front.at(rejections=rejections)
+    assert_close(front.lossless_rejection, expected_rejections(draft, target, horizon=5).mean, "mass")
+    for rejections in (front.lossless_rejection, 100.0):
+        point = front.at(rejection=rejections)
         assert point.price == 0
         assert_close(point.policy(3).output_law, target.transitions, "mass")
 
@@ -140,9 +142,9 @@ def test_no_rejections_and_an_infinite_price_are_the_draft():
     draft, target = chains(2, flatness=1.0)
     front = solve_sequence_pareto(draft, target, horizon=5, price=math.inf)
     kl = sum(law @ KL(draft.transitions, target.transitions) for law in draft.state_laws(5)[:-1])
-    for point in (front.points[0], front.at(rejections=0.0)):
+    for point in (front.points[0], front.at(rejection=0.0)):
         assert point.price == LARGEST_PRICE
-        assert_close([point.kl, point.rejections], [kl, 0.0], "divergence")
+        assert_close([point.divergence, point.rejection], [kl, 0.0], "divergence")
         assert_close(point.policy(0).acceptance, np.ones((4, 4)), "mass")
 
 
@@ -150,14 +152,14 @@ def test_no_rejections_and_an_infinite_price_are_the_draft():
 def test_every_number_of_rejections_is_met_exactly_and_costs_its_price(zeros):
     draft, target = chains(4, zeros=zeros)
     front = solve_sequence_pareto(draft, target, horizon=5, price=1.0)
-    least = front.at(price=math.inf).rejections
+    least = front.at(price=math.inf).rejection
     for share in (0.02, 0.3, 0.6, 0.97):
-        wanted = least + share * (front.lossless_rejections - least)
-        point = front.at(rejections=wanted)
-        assert_close(point.rejections, wanted, "divergence")
-        assert_close(front.at(price=point.price).kl, point.kl, "divergence")
-        near = front.at(rejections=wanted + 1e-5)
-        assert_close((point.kl - near.kl) / 1e-5, point.price, "interior point multiplier")
+        wanted = least + share * (front.lossless_rejection - least)
+        point = front.at(rejection=wanted)
+        assert_close(point.rejection, wanted, "divergence")
+        assert_close(front.at(price=point.price).divergence, point.divergence, "divergence")
+        near = front.at(rejection=wanted + 1e-5)
+        assert_close((point.divergence - near.divergence) / 1e-5, point.price, "interior point multiplier")
 
 
 def test_policies_are_rules_with_the_laws_they_say():
@@ -170,8 +172,8 @@ def test_policies_are_rules_with_the_laws_they_say():
         assert_law(outcome.residual)
         assert_close(outcome.rejection, tv(draft.laws(step), outcome.output_law), "mass")
         assert_close(outcome.leak, np.zeros(4), "mass")
-        assert_close(law @ outcome.rejection, point.step_rejections[step], "divergence")
-        assert_close(law @ outcome.kl, point.step_kl[step], "divergence")
+        assert_close(law @ outcome.rejection, point.step_rejection[step], "divergence")
+        assert_close(law @ outcome.kl, point.step_divergence[step], "divergence")
         law = law @ outcome.output_law
 
 
@@ -184,12 +186,14 @@ def test_points_are_proved_and_both_solvers_agree(solver, seed):
     draft, target = chains(seed, tokens=3, zeros=seed % 2 == 1)
     exact = solve_sequence_pareto(draft, target, horizon=4, price=[0.5, 2.0])
     front = solve_sequence_pareto(draft, target, horizon=4, price=[0.5, 2.0], solver=solver)
-    half = exact.points[1].rejections
-    for point, other in [*zip(front.points, exact.points, strict=True), (front.at(rejections=half), exact.points[1])]:
+    half = exact.points[1].rejection
+    for point, other in [*zip(front.points, exact.points, strict=True), (front.at(rejection=half), exact.points[1])]:
         assert point.certificate.holds(1e-11 if solver == "dynamic_programme" else 1e-6)
-        assert_close([point.kl, point.rejections], [other.kl, other.rejections], "interior point multiplier")
+        assert_close(
+            [point.divergence, point.rejection], [other.divergence, other.rejection], "interior point multiplier"
+        )
         assert_close(point.price, other.price, "interior point multiplier")
-        assert_close(point.kl + other.price * point.rejections, other.objective, "interior point objective")
+        assert_close(point.divergence + other.price * point.rejection, other.objective, "interior point objective")
         assert_close(point.state_laws, other.state_laws, "interior point multiplier")
     assert front.points[0].solved_by.startswith("dynamic" if solver == "dynamic_programme" else "CLARABEL")
 
@@ -241,10 +245,10 @@ def test_a_proof_holds_the_laws_of_one_step_at_a_time():
 def test_looking_ahead_is_never_worse_and_all_spend_the_same(seed):
     draft, target = chains(seed, tokens=5, flatness=(0.3, 1.0)[seed % 2], time=6 if seed < 2 else None)
     front = solve_sequence_pareto(draft, target, horizon=6, price=1.0)
-    wanted = (0.25 + 0.1 * seed) * front.lossless_rejections
-    ways = front.alternatives(rejections=wanted)
-    assert_close(ways.rejections, wanted, "divergence")
-    assert_close(ways.optimum, front.at(rejections=wanted).kl, "divergence")
+    wanted = (0.25 + 0.1 * seed) * front.lossless_rejection
+    ways = front.alternatives(rejection=wanted)
+    assert_close(ways.rejection, wanted, "divergence")
+    assert_close(ways.optimum, front.at(rejection=wanted).divergence, "divergence")
     assert set(ways.gain) == {"common_price", "common_ceiling", "epsilon"}
     for name, rule in ways.rules.items():
         assert ways.gain[name] >= 1.0
@@ -260,7 +264,7 @@ def test_what_looking_ahead_saves_on_six_state_chains():
     for seed in range(12):
         draft, target = chains(seed, tokens=6)
         front = solve_sequence_pareto(draft, target, horizon=8, price=1.0)
-        gains.append(front.alternatives(rejections=0.5 * front.lossless_rejections).gain)
+        gains.append(front.alternatives(rejection=0.5 * front.lossless_rejection).gain)
     price, ceiling, epsilon = (np.array([gain[name] for gain in gains]) for name in gains[0])
     assert 1.01 < price.min() < np.median(price) < price.max() < 1.5
     assert 1.04 < np.median(price) < 1.15
@@ -278,7 +282,7 @@ def test_the_smallest_knob_is_found_where_rejections_rise_again():
     spent = np.array([expected_rejections(draft, target, rules.CommonPrice(price=x), horizon=5).mean for x in prices])
     assert spent.min() + 0.02 < spent[0] < spent[-1]
     wanted = 0.5 * (spent.min() + spent[0])
-    ways = front.alternatives(rejections=wanted)
+    ways = front.alternatives(rejection=wanted)
     rule = ways.rules["common_price"]
     assert isinstance(rule, rules.CommonPrice)
     assert rule.price < prices[np.argmin(spent)]
@@ -289,9 +293,9 @@ def test_the_smallest_knob_is_found_where_rejections_rise_again():
 def test_without_anything_to_give_away_all_ways_are_equal():
     draft, target = chains(1)
     front = solve_sequence_pareto(draft, target, horizon=4, price=1.0)
-    assert set(front.alternatives(rejections=50.0).gain.values()) == {1.0}
+    assert set(front.alternatives(rejection=50.0).gain.values()) == {1.0}
     same = solve_sequence_pareto(target, target, horizon=4, price=1.0)
-    assert set(same.alternatives(rejections=0.0).gain.values()) == {1.0}
+    assert set(same.alternatives(rejection=0.0).gain.values()) == {1.0}
 
 
 def test_a_mask_stops_rules_that_leak_and_rules_that_do_not_look_ahead():
@@ -301,16 +305,16 @@ def test_a_mask_stops_rules_that_leak_and_rules_that_do_not_look_ahead():
     target = MarkovChain(transitions=np.array([[0.7, 0.3], [0.0, 1.0]]), initial=initial)
     front = solve_sequence_pareto(draft, target, horizon=5, price=1.0)
     # reject token 1 while more than one rejection would follow: 0.5 at three steps, then 0.5 at one of the last two
-    assert_close(front.at(price=math.inf).rejections, 2.0, "mass")
-    with pytest.raises(InputError, match="rejections: expected at least 2, the fewest that keep the text on the"):
-        front.at(rejections=1.9)
-    ways = front.alternatives(rejections=2.1)
+    assert_close(front.at(price=math.inf).rejection, 2.0, "mass")
+    with pytest.raises(InputError, match="rejection: expected at least 2, the fewest that keep the text on the"):
+        front.at(rejection=1.9)
+    ways = front.alternatives(rejection=2.1)
     assert ways.optimum < 5
     assert ways.common_price == ways.common_ceiling == ways.epsilon == math.inf
     # accepting more of token 1 rejects less now and more over the text
     eager = expected_rejections(draft, target, rules.CommonPrice(price=9.0), horizon=5)
     assert eager.per_step[0] < 0.1
-    assert eager.mean > front.lossless_rejections + 0.1
+    assert eager.mean > front.lossless_rejection + 0.1
 
 
 # --- the door ----------------------------------------------------------------------------------------------------
@@ -340,10 +344,10 @@ def test_what_cannot_be_used_is_an_input_error(changes, message):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "at: expected exactly one of rejections= and price="),
-        ({"price": 1.0, "rejections": 1.0}, "at: expected exactly one of"),
-        ({"rejections": -0.1}, "rejections: expected at least 0"),
-        ({"rejections": [0.1, 0.2]}, "rejections: expected one number"),
+        ({}, "at: expected exactly one of rejection= and price="),
+        ({"price": 1.0, "rejection": 1.0}, "at: expected exactly one of"),
+        ({"rejection": -0.1}, "rejection: expected at least 0"),
+        ({"rejection": [0.1, 0.2]}, "rejection: expected one number"),
     ],
 )
 def test_a_question_that_is_not_one_number_is_an_input_error(asked, message):

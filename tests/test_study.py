@@ -21,7 +21,7 @@ from decoding.evaluation.study.findings import examples
 from decoding.evaluation.study.results import TokenCost
 from decoding.evaluation.study.texts import Batch, batches, padded, write_texts
 from solvers.errors import InputError
-from tradeoff.rules.registry import family_from, from_spec
+from tradeoff.rules.registry import as_rule, family_from
 
 STAMPED = {"seed", "configuration", "commit", "tradeoff", "torch", "transformers"}
 
@@ -59,12 +59,16 @@ def test_results_are_read_by_pandas_and_datasets(whole, tmp_path):
     assert sum(loaded["generated"]) == frame.generated.sum()
 
 
+def _rule(spec):
+    return as_rule(spec, kind="token", taken_by="a test")
+
+
 def test_texts_are_what_their_rules_write_alone_each_from_a_stream_of_its_own(whole):
     _, out, _ = whole
     pair, prompts = decoding.load_pair(), load_prompts("embedded")
     texts = rows(out / "texts.jsonl")
     for row in texts[::7]:
-        rule = family_from(row["rule"]).at(row["knob"]) if row["level"] else from_spec(row["rule"])
+        rule = family_from(row["rule"]).at(row["knob"]) if row["level"] else _rule(row["rule"])
         output = decoding.generate(
             pair.target,
             pair.draft,
@@ -105,7 +109,7 @@ def test_knobs_are_set_on_the_laws_along_the_calibration_texts(temperature, tmp_
                     kept.append((model(before).logits[0, -1].double() / temperature).softmax(-1).numpy())
     draft, target = (np.array(kept[:120]) for kept in laws)
     for cell in json.loads((tmp_path / "out" / "calibration.json").read_text()):
-        rule = family_from(cell["rule"]).at(*cell["knob"].values()) if cell["knob"] else from_spec(cell["rule"])
+        rule = family_from(cell["rule"]).at(*cell["knob"].values()) if cell["knob"] else cell["rule"]
         rejection = float(tradeoff.evaluate(rule, draft, target, normalise=True).rejection.mean())
         assert rejection == pytest.approx(cell["calibrated"], abs=1e-5)
         if cell["level"]:

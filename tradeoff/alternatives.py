@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 
 from solvers.arrays import ROUNDING, like, mass, positive_part, to_numpy
 from solvers.collection import split_rejection
+from solvers.printing import lines, number
 from solvers.roots import monotone_root
 from solvers.sorted_front import SortedFront
 from tradeoff.problem import Problem
@@ -41,6 +42,19 @@ class Alternatives:
             name: _multiple(value, self.common_price)
             for name, value in (("equal_budgets", self.equal_budgets), ("common_ceiling", self.common_ceiling))
         }
+
+    def to_dict(self) -> dict[str, list]:
+        """One entry per way to spend the rejection, as columns: `pandas.DataFrame(ways.to_dict())`."""
+        gain = {"common_price": 1.0} | self.gain
+        divergence = [getattr(self, way) for way in gain]
+        return {"way": list(gain), "divergence": divergence, "gain": list(gain.values())}
+
+    def __repr__(self) -> str:
+        others = (f"{way} {number(getattr(self, way))} ({number(gain)} times)" for way, gain in self.gain.items())
+        return lines(
+            f"{type(self).__name__} at mean rejection {number(self.rejection)}, by mean divergence:",
+            f"common_price {number(self.common_price)} (the optimum), {', '.join(others)}",
+        )
 
 
 def _multiple(value: float, least: float) -> float:

@@ -17,9 +17,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from solvers.errors import InputError
+from solvers.errors import InputError, one_line
+from solvers.printing import lines
 from tradeoff.conformance_cases import Expected, conditional_p_value, expected_of, settings_for, worst_cell
-from tradeoff.rule import Rule, checked_rule
+from tradeoff.rule import Rule
+from tradeoff.rules.registry import as_rule
 
 Sampler = Callable[[np.ndarray, np.ndarray, int, Any], Any]
 Randomness = Literal["generator", "uniforms", "closed uniforms"]
@@ -93,19 +95,31 @@ class Report:
         """The cases that failed."""
         return tuple(case for case in self.cases if case.status == "failed")
 
+    def to_dict(self) -> dict[str, list]:
+        """One entry per case, as columns: `pandas.DataFrame(report.to_dict())`."""
+        names = ("name", "kind", "status", "detail", "p_value")
+        return {name: [getattr(case, name) for case in self.cases] for name in names}
+
+    def __repr__(self) -> str:
+        first = [f"first {each.name}: {each.detail}" for each in self.failures[:1]]
+        return lines(f"{type(self).__name__} {self._verdict}", *first, "print(report) shows every case")
+
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else f"FAILED: {len(self.failures)} of {len(self.cases)} cases"
-        skipped = sum(case.status == "skipped" for case in self.cases)
-        head = (
-            f"{verdict} against {self.rule}; {skipped} skipped; {self.draws} draws for each pair of laws; "
-            f"false alarm <= {self.false_alarm:g}"
-        )
         name, rows = max(len(case.name) for case in self.cases), []
         for case in self.cases:
             p_value = "" if case.p_value is None else f"{case.p_value:.2g}"
             rows.append(f"  {case.status:8}{case.kind:12}{case.name:{name}}  {p_value:>8}  {case.detail}".rstrip())
         header = f"  {'status':8}{'kind':12}{'case':{name}}  {'p-value':>8}"
-        return "\n".join([head, header, *rows])
+        return "\n".join([self._verdict, header, *rows])
+
+    @property
+    def _verdict(self) -> str:
+        verdict = "passed" if self.passed else f"FAILED: {len(self.failures)} of {len(self.cases)} cases"
+        skipped = sum(case.status == "skipped" for case in self.cases)
+        return (
+            f"{verdict} against {self.rule}; {skipped} skipped; {self.draws} draws for each pair of laws; "
+            f"false alarm <= {self.false_alarm:g}"
+        )
 
 
 class _Raised(Exception):
@@ -134,7 +148,7 @@ class _BlackBox:
         try:
             answer = self.sampler(*given, drafted, source)
         except Exception as error:  # noqa: BLE001  a sampler is the user's code: what it raises is a finding
-            raise _Raised(f"drafted {drafted}: raised {type(error).__name__}: {_one_line(error)}") from error
+            raise _Raised(f"drafted {drafted}: raised {type(error).__name__}: {one_line(error)}") from error
         for name, law, before in zip(("draft", "target"), given, (draft, target), strict=True):
             if law.tobytes() != before.tobytes():
                 self.changed.add(name)
@@ -143,14 +157,14 @@ class _BlackBox:
         except TypeError:
             token = -1
         if not 0 <= token < len(target):
-            got = f"{_one_line(answer)} ({type(answer).__name__})"
+            got = f"{one_line(answer)} ({type(answer).__name__})"
             raise _NoToken(f"drafted {drafted}: returned {got}; expected a token, 0 to {len(target) - 1}")
         return token
 
 
 def check(
     sampler: Sampler,
-    rule: Rule,
+    rule: Rule | str,
     *,
     randomness: Randomness = "generator",
     draws: int = 10_000,
@@ -172,7 +186,7 @@ def check(
         float16), the drafted token, a source of randomness. Returns the token that is emitted in place of the drafted
         one, or that one.
     rule
-        What the sampler should implement.
+        What the sampler should implement: a rule of one token at a time, or its spec.
     randomness
         What the sampler is given. "generator": a numpy `Generator`. "uniforms": two numbers in [0, 1), `[2]`, the
         first to accept with, the second to draw a replacement with; the ends of the interval are then tested too. They
@@ -201,7 +215,8 @@ def check(
     InputError
         Arguments that cannot be used. Whatever the sampler raises is a failed case instead.
     """
-    _check_arguments(sampler, rule, randomness, draws, false_alarm, seed)
+    _check_arguments(sampler, randomness, draws, false_alarm, seed)
+    rule = as_rule(rule, kind="token", taken_by="conformance.check")
     streams = np.random.default_rng(seed).spawn(2)
     box = _BlackBox(sampler, randomness, streams[0])
     expected = []
@@ -323,17 +338,11 @@ def _first(said: list[str]) -> str:
     return "" if not said else said[0] if len(said) == 1 else f"{said[0]}; and {len(said) - 1} more"
 
 
-def _one_line(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _check_arguments(sampler: Any, rule: Any, randomness: Any, draws: Any, false_alarm: Any, seed: Any) -> None:
+def _check_arguments(sampler: Any, randomness: Any, draws: Any, false_alarm: Any, seed: Any) -> None:
     if not callable(sampler):
         raise InputError(
             f"sampler: expected a callable (draft, target, drafted, randomness) -> token; got {type(sampler).__name__}"
         )
-    checked_rule(rule)
     if randomness not in get_args(Randomness):
         raise InputError(
             f"randomness: expected one of {', '.join(map(repr, get_args(Randomness)))}; got {randomness!r}"

@@ -8,9 +8,11 @@ import numpy as np
 from solvers.arrays import Array, to_numpy
 from solvers.divergences import divergence_named
 from solvers.errors import InputError
+from solvers.printing import lines, number
 from tradeoff.positions import Positions, rejections
-from tradeoff.rule import Rule, checked_rule
-from tradeoff.rules.registry import Family, family_from
+from tradeoff.rule import Rule
+from tradeoff.rules.info import Family
+from tradeoff.rules.registry import as_rule, family_from
 
 SCAN = 9
 """Dials tried when both ends of a knob are on one side: not every rule's rejection falls all the way."""
@@ -74,9 +76,21 @@ class Conversion:
         """The converted rule's mean less the original's."""
         return self.setting.error
 
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__}: {self.knob} {number(self.value)} in {self.rule!r}",
+            f"mean {self.match} {number(self.reached)} where {number(self.setting.wanted)} was wanted, "
+            f"error {number(self.error)}",
+        )
+
 
 def convert(
-    rule: Rule, *, to: str, at: "Positions | tuple[Array, Array]", match: str = "rejection", normalise: bool = False
+    rule: Rule | str,
+    *,
+    to: str | type,
+    at: "Positions | tuple[Array, Array]",
+    match: str = "rejection",
+    normalise: bool = False,
 ) -> Conversion:
     """Find the knob of another rule that has the same effect on average.
 
@@ -85,9 +99,10 @@ def convert(
     Parameters
     ----------
     rule
-        Any `Rule`.
+        Any `Rule`, or its spec.
     to
-        Another, by its spec without the knob: "lenience", "cascade:variant=tok3", "decoding_uno:residual=draft".
+        Another, by its spec without the knob: "lenience", "cascade:variant=tok3", "decoding_uno:residual=draft". Or
+        the class of a rule that tells its `knob`, as every class of `tradeoff.rules` does.
     at
         Positions, or a pair (draft, target) of laws `[..., vocab]`. What equals what depends on them.
     match
@@ -103,15 +118,15 @@ def convert(
     Raises
     ------
     InputError
-        A rule without a knob, laws that are not laws, a mean the other rule cannot reach.
+        What is no rule of one token at a time, a rule without a knob, laws that are not laws, a mean the other rule
+        cannot reach.
     """
-    checked_rule(rule)
     if not isinstance(at, Positions) and not (isinstance(at, tuple | list) and len(at) == 2):
         raise InputError(f"at: expected Positions or a pair (draft, target) of laws; got {type(at).__name__}")
     positions = at if isinstance(at, Positions) else Positions.of(*at, normalise=normalise)
     if not (isinstance(match, str) and match == "rejection"):
         divergence_named(match)
-    family = family_from(to)
+    rule, family = as_rule(rule, kind="token", taken_by="convert"), family_from(to)
     setting = set_knob(family, lambda each: mean(each, positions, match), mean(rule, positions, match))
     return Conversion(rule=family.at(setting.value), knob=family.knob.name, match=match, setting=setting)
 
@@ -120,7 +135,7 @@ def mean(rule: Rule, positions: Positions, match: str) -> float:
     """Mean rejection, or mean of a divergence, over positions."""
     if match == "rejection":
         return float(rejections(rule, positions).mean())
-    values = [to_numpy(chunk.outcome(rule).divergence(match)) for chunk in positions.chunks()]
+    values = [to_numpy(chunk.outcome(rule).divergence_in(match)) for chunk in positions.chunks()]
     return float(np.concatenate(values).mean())
 
 

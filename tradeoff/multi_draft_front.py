@@ -1,26 +1,31 @@
-"""What several candidates for one position are worth: the best acceptance, and the exact front of any selection."""
+"""What several drafts for one position are worth: the best acceptance, and the exact front of any selection."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Never
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from solvers import multi_draft
-from solvers.arrays import Array
+from solvers.arrays import Array, like, to_numpy
 from solvers.certificate import Certificate
 from solvers.divergences import Divergence, divergence_named
-from tradeoff.multi_draft import checked_drafts
-from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
+from solvers.errors import InputError
+from tradeoff.multi_draft_outcome import checked_drafts, evaluate_multi_draft
+from tradeoff.pareto import ParetoFront, solve_pareto
+from tradeoff.pareto_point import ParetoPoint
 from tradeoff.problem import validated
+from tradeoff.rule import AnyRule
+from tradeoff.rules.registry import as_rule
 
 
 def optimal_acceptance(
     draft: Array, target: Array, *, drafts: int, replacement: bool = True, normalise: bool = False
 ) -> Array:
-    """Largest probability of emitting one of the candidates while the output is the target, exactly.
+    """Largest probability of emitting one of the drafts while the output is the target, exactly.
 
-    1 + min over sets S of target(S) - Pr(all candidates in S).
+    1 + min over sets S of target(S) - Pr(all drafts in S).
 
     Parameters
     ----------
@@ -28,9 +33,9 @@ def optimal_acceptance(
         Laws `[..., vocab]`, as in `solve_pareto`. With any other law in the target's place, such as the output of a
         lossy rule, it is the most that a selection with that output can accept.
     drafts
-        Candidates K, at least 1.
+        Drafts K, at least 1.
     replacement
-        Whether candidates are independent draws, or each is drawn from the draft off those before it (fewer where
+        Whether drafts are independent draws, or each is drawn from the draft off those before it (fewer where
         the draft has fewer tokens).
     normalise
         Accept rows of any positive sum and divide by it.
@@ -59,10 +64,10 @@ def optimal_acceptance(
 def effective_draft(
     draft: Array, target: Array, *, drafts: int, replacement: bool = True, normalise: bool = False
 ) -> Array:
-    """Law of one token that is worth as much as all the candidates together.
+    """Law of one token that is worth as much as all the drafts together.
 
-    Of all laws that picking one of the candidates can have, it is the nearest to the target, in every f-divergence
-    at once. A single draft from this law has the front of the K candidates: `solve_pareto(effective_draft(...),
+    Of all laws that picking one of the drafts can have, it is the nearest to the target, in every f-divergence
+    at once. A single draft from this law has the front of the K drafts: `solve_pareto(effective_draft(...),
     target, budget="mean")` shares a budget between positions, for example.
 
     Parameters
@@ -90,110 +95,88 @@ def effective_draft(
     return multi_draft.effective_draft(problem.draft, problem.target, checked_drafts(drafts), replacement=replacement)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MultiDraftPoint:
-    """The best output law at one point of the front of several candidates.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)  # it prints as its parent does
+class MultiDraftPoint(ParetoPoint):
+    """The best output law at one point of the front of several drafts.
+
+    All of `ParetoPoint`, with the effective law as `draft`: once one of the drafts has been picked with that law,
+    `acceptance` and `residual` are the best rule.
 
     Parameters
     ----------
-    draft, target
-        The laws, `[..., vocab]`, float64.
+    sampled_draft
+        The law that each of the drafts comes from, `[..., vocab]`.
     drafts, replacement
-        How candidates are drawn.
-    single
-        The same point for one draft from the effective law: its acceptance and residual are the optimal rule once a
-        candidate has been picked with that law.
+        How many, and how they are drawn.
     """
 
-    draft: Array
-    target: Array
+    sampled_draft: Array
     drafts: int
     replacement: bool
-    single: ParetoPoint
 
-    @property
-    def rejection(self) -> Array:
-        """Probability that no candidate is emitted, `[...]`."""
-        return self.single.rejection
-
-    @property
-    def divergence(self) -> Array:
-        """Divergence of the output from the target, `[...]`; nats where logarithms occur."""
-        return self.single.divergence
-
-    @property
-    def price(self) -> Array:
-        """-d divergence / d rejection, `[...]`."""
-        return self.single.price
-
-    @property
-    def output_law(self) -> Array:
-        """Law of the emitted token, `[..., vocab]`."""
-        return self.single.output_law
+    _hints: ClassVar[str] = ".acceptance and .residual of the picked draft, .certificate to prove it, .to_dict()"
 
     @cached_property
     def certificate(self) -> Certificate:
-        """Proof of optimality, recomputed from draft, target and output law alone.
+        """Proof of optimality, recomputed from the drafts' law, the target and the output law alone.
 
-        The effective law plays no part: the bound is on every selection from the candidates, and `infeasibility`
-        includes the largest excess of Pr(all candidates in S) - output(S) over the budget, S any set of tokens.
+        The effective law plays no part: the bound is on every selection from the drafts, and `infeasibility`
+        includes the largest excess of Pr(all drafts in S) - output(S) over the budget, S any set of tokens.
         """
         xp = array_namespace(self.draft)
         return multi_draft.certify_drafts(
-            self.draft,
+            self.sampled_draft,
             self.target,
             output=self.output_law,
-            budget=self.single.budget + xp.zeros_like(self.rejection),
+            budget=self.budget + xp.zeros_like(self.rejection),
             drafts=self.drafts,
             replacement=self.replacement,
-            divergence=self.single.measure,
+            divergence=self.measure,
+        )
+
+    @property
+    def rule(self) -> Never:
+        """No rule with a name picks among the drafts in this way.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError(
+            "rule: expected a point of one draft; got one of several, which decoding has no rule for; `acceptance` and "
+            "`residual` judge the draft that was picked with the law `draft`"
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MultiDraftFront:
-    """Least divergence as a function of the probability that no candidate is emitted.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)  # it prints as its parent does
+class MultiDraftFront(ParetoFront):
+    """Least divergence as a function of the probability that no draft is emitted.
+
+    All of `ParetoFront`, for one draft from the effective law, which is the front of the drafts. `total_variation`, its
+    right end, is one minus `optimal_acceptance`.
 
     Parameters
     ----------
-    draft, target
-        The laws, `[..., vocab]`, float64.
+    sampled_draft
+        The law that each of the drafts comes from, `[..., vocab]`.
     drafts, replacement
-        How candidates are drawn.
-    single
-        The front of one draft from the effective law, which is the front of the candidates.
+        How many, and how they are drawn.
     """
 
-    draft: Array
-    target: Array
+    sampled_draft: Array
     drafts: int
     replacement: bool
-    single: ParetoFront
 
     @property
     def effective_draft(self) -> Array:
-        """Law of one token that is worth as much as all the candidates, `[..., vocab]`."""
-        return self.single.problem.draft
+        """Law of one token that is worth as much as all the drafts, `[..., vocab]`."""
+        return self.problem.draft
 
     @property
     def optimal_acceptance(self) -> Array:
         """Largest lossless acceptance, `[...]`: the front ends at one minus it."""
-        return 1.0 - self.single.total_variation
-
-    @property
-    def rejection(self) -> Array:
-        """The solved grid, `[points, ...]`."""
-        return self.single.rejection
-
-    @property
-    def divergence(self) -> Array:
-        """Least divergence there, `[points, ...]`; nats where logarithms occur."""
-        return self.single.divergence
-
-    @property
-    def price(self) -> Array:
-        """-d divergence / d rejection there, `[points, ...]`."""
-        return self.single.price
+        return 1.0 - self.total_variation
 
     def at(self, *, rejection: Any = None, divergence: Any = None, price: Any = None) -> MultiDraftPoint:
         """Solve the front at one of three questions, as `ParetoFront.at`.
@@ -203,13 +186,28 @@ class MultiDraftFront:
         InputError
             None or several of the three, or one out of its range.
         """
-        return MultiDraftPoint(
-            draft=self.draft,
-            target=self.target,
-            drafts=self.drafts,
-            replacement=self.replacement,
-            single=self.single.at(rejection=rejection, divergence=divergence, price=price),
-        )
+        point = super().at(rejection=rejection, divergence=divergence, price=price)
+        return MultiDraftPoint(**vars(point), **_how(self))
+
+    def place(self, rule: AnyRule | str) -> tuple[Array, Array]:
+        """Rejection and divergence of a multi-draft rule with as many drafts, `[...]`: where it is drawn.
+
+        Raises
+        ------
+        InputError
+            As `evaluate_multi_draft`.
+        """
+        target, vocab = self.problem.target, self.problem.target.shape[-1]
+        rule = as_rule(rule, kind="multi_draft", taken_by="plot")
+        rows = (to_numpy(law).reshape(-1, vocab) for law in (self.sampled_draft, target))
+        outcomes = [evaluate_multi_draft(rule, *pair, drafts=self.drafts) for pair in zip(*rows, strict=True)]
+        found = [[each.rejection for each in outcomes], [each.divergence_in(self.measure) for each in outcomes]]
+        rejection, divergence = (like(np.reshape(each, tuple(target.shape[:-1])), target) for each in found)
+        return rejection, divergence
+
+
+def _how(front: MultiDraftFront) -> dict[str, Any]:
+    return {name: getattr(front, name) for name in ("sampled_draft", "drafts", "replacement")}
 
 
 def solve_multi_draft_pareto(
@@ -222,10 +220,10 @@ def solve_multi_draft_pareto(
     replacement: bool = True,
     normalise: bool = False,
 ) -> MultiDraftFront:
-    """Find the least divergence to the target at every probability of emitting none of K candidates.
+    """Find the least divergence to the target at every probability of emitting none of K drafts.
 
-    minimise D(output, target) over laws with output(S) >= Pr(all candidates in S) - R for every set S of tokens: what
-    any selection from the candidates, lossy or not, can reach. One law serves every f-divergence, the ratio clip of
+    minimise D(output, target) over laws with output(S) >= Pr(all drafts in S) - R for every set S of tokens: what
+    any selection from the drafts, lossy or not, can reach. One law serves every f-divergence, the ratio clip of
     `effective_draft` and the target; for K = 1 it is `solve_pareto`'s.
 
     Parameters
@@ -233,7 +231,7 @@ def solve_multi_draft_pareto(
     draft, target
         Laws `[..., vocab]`, of any array-API library; results come back in it, in float64.
     drafts
-        Candidates K, at least 1.
+        Drafts K, at least 1.
     divergence, rejection
         As in `solve_pareto`; the default grid goes from 0 to 1 - `optimal_acceptance`.
     replacement
@@ -258,10 +256,5 @@ def solve_multi_draft_pareto(
     problem = validated(draft, target, normalise=normalise)
     count, measure = checked_drafts(drafts), divergence_named(divergence)
     law = multi_draft.effective_draft(problem.draft, problem.target, count, replacement=replacement)
-    return MultiDraftFront(
-        draft=problem.draft,
-        target=problem.target,
-        drafts=count,
-        replacement=replacement,
-        single=solve_pareto(law, problem.target, divergence=measure, rejection=rejection),
-    )
+    front = solve_pareto(law, problem.target, divergence=measure, rejection=rejection)
+    return MultiDraftFront(**vars(front), sampled_draft=problem.draft, drafts=count, replacement=replacement)

@@ -1,6 +1,8 @@
 """What a rule does to the output law of one position: exact, from the laws, no sampling."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -9,8 +11,10 @@ from solvers.arrays import Array, mass, positive_part, to_numpy, without_gradien
 from solvers.closed_form import ratio_clip_at_rejection
 from solvers.divergences import DIVERGENCES, Divergence, divergence_named, total_variation
 from solvers.errors import InputError
+from solvers.printing import MOST_ENTRIES, html_table, lines, sized, spread
 from tradeoff.problem import SUM_TOLERANCE, validated
-from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law, checked_rule
+from tradeoff.rule import LogitRule, ResidualKernel, Rule, bonus_law
+from tradeoff.rules.registry import as_rule
 
 MOST_DRAFTED = 100_000
 """Tokens of a round: its expected length is a sum over them."""
@@ -48,7 +52,7 @@ class Outcome:
     output_law: Array
     bonus_law: Array
 
-    def divergence(self, divergence: str | Divergence) -> Array:
+    def divergence_in(self, divergence: str | Divergence) -> Array:
         """Divergence of the output from the target, `[...]`: any of `solve_pareto`'s; infinite where it is."""
         return divergence_named(divergence).value(self.output_law, self.target)
 
@@ -63,19 +67,19 @@ class Outcome:
     def excess(self, divergence: str | Divergence) -> Array:
         """Divergence above the optimum at the same rejection, `[...]`; 0 where the optimum itself is infinite."""
         xp = array_namespace(self.target)
-        own, best = self.divergence(divergence), self.optimum(divergence)
+        own, best = self.divergence_in(divergence), self.optimum(divergence)
         known = xp.isfinite(best)
         return xp.where(known, own - xp.where(known, best, xp.zeros_like(best)), xp.zeros_like(best))
 
     @property
     def tv(self) -> Array:
         """TV(output, target), `[...]`: the paper's bias."""
-        return self.divergence("tv")
+        return self.divergence_in("tv")
 
     @property
     def kl(self) -> Array:
         """KL(output, target) in nats, `[...]`; infinite where the rule leaks."""
-        return self.divergence("kl")
+        return self.divergence_in("kl")
 
     @property
     def gap(self) -> Array:
@@ -92,8 +96,29 @@ class Outcome:
         """Everything as columns, one entry per position: rejection, gap, leak, divergences and their excess."""
         columns = {"rejection": self.rejection, "gap": self.gap, "leak": self.leak}
         for name in DIVERGENCES:
-            columns |= {name: self.divergence(name), f"{name}_excess": self.excess(name)}
+            columns |= {name: self.divergence_in(name), f"{name}_excess": self.excess(name)}
         return {name: to_numpy(values).ravel().tolist() for name, values in columns.items()}
+
+    def __repr__(self) -> str:
+        where = "" if self.rejection.ndim == 0 else f" ({sized(self.draft.shape)})"
+        head = f"{type(self).__name__}{where}: rejection {spread(self.rejection)}"
+        if math.prod(self.draft.shape) > MOST_ENTRIES:
+            return lines(head, ".divergence_in('kl'), .excess('kl'), .leak, .round(draft_length) tell the rest")
+        return lines(
+            f"{head}, TV {spread(self.tv)}, KL {spread(self.kl)} nats from the target, leak {spread(self.leak)}",
+            f"above the best rule at this rejection: KL {spread(self.excess('kl'))} nats, TV {spread(self.gap)}",
+            ".divergence_in(name), .optimum(name), .round(draft_length), .to_dict()",
+        )
+
+    def _repr_html_(self) -> str:
+        caption = repr(self).splitlines()[0]
+        if math.prod(self.draft.shape) > MOST_ENTRIES:
+            return html_table(["", "rejection"], [["", spread(self.rejection)]], caption=caption)
+        rows = [
+            [each.label, *(spread(of(name)) for of in (self.divergence_in, self.optimum, self.excess))]
+            for name, each in DIVERGENCES.items()
+        ]
+        return html_table(["divergence", "this rule", "best at this rejection", "excess"], rows, caption=caption)
 
     def residual_after(self, rejected: Array) -> Array:
         """Law of the replacement once the tokens `[...]` (indices) were rejected, `[..., vocab]`."""
@@ -105,7 +130,7 @@ class Outcome:
         index = xp.broadcast_to(rejected[..., None, None], (*self.draft.shape[:-1], 1, self.draft.shape[-1]))
         return xp.squeeze(xp.take_along_axis(self.residual, index, axis=-2), axis=-2)
 
-    def round(self, draft_length: int) -> "Round":
+    def round(self, draft_length: int) -> "RoundMixture":
         """What one round of `draft_length` drafted tokens emits, were every position like this one.
 
         Raises
@@ -120,7 +145,7 @@ class Outcome:
         bonus = (1.0 - self.rejection) ** draft_length
         xp = array_namespace(self.target)
         share = xp.expand_dims(bonus / (reached + bonus), axis=-1)
-        return Round(
+        return RoundMixture(
             target=self.target,
             tokens=reached + bonus,
             bonus_share=bonus / (reached + bonus),
@@ -129,7 +154,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Round:
+class RoundMixture:
     """What a round of drafted tokens and the token after them emits, on average over its tokens.
 
     Bonus tokens of most rules follow the target exactly, so a text looks better than its verified positions: by
@@ -152,9 +177,15 @@ class Round:
     bonus_share: Array
     output_law: Array
 
-    def divergence(self, divergence: str | Divergence) -> Array:
+    def divergence_in(self, divergence: str | Divergence) -> Array:
         """Divergence of the mixture from the target, `[...]`."""
         return divergence_named(divergence).value(self.output_law, self.target)
+
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__}: {spread(self.tokens)} tokens per target call",
+            f"bonus tokens among them {spread(self.bonus_share)}; .divergence_in(name)",
+        )
 
 
 def apply_rule(rule: Rule, draft: Array, target: Array) -> Outcome:
@@ -202,7 +233,7 @@ def _output(sampled: Array, acceptance: Array, residual: "Array | ResidualKernel
 
 
 def evaluate(
-    rule: Rule,
+    rule: Rule | str,
     draft: Array,
     target: Array,
     *,
@@ -219,7 +250,7 @@ def evaluate(
     Parameters
     ----------
     rule
-        Any `Rule`, such as those of `tradeoff.rules`.
+        Any `Rule`, such as those of `tradeoff.rules`, or its spec, "lenience:factor=0.8".
     draft, target
         Laws `[..., vocab]`, numpy or torch; results come back as the same kind, in float64.
     sampled_draft
@@ -233,13 +264,14 @@ def evaluate(
     Raises
     ------
     InputError
-        Laws that are not laws, or a rule whose acceptance, residual or bonus is not one.
+        What is no rule of one token at a time, laws that are not laws, or a rule whose acceptance, residual or bonus is
+        not one.
 
     Notes
     -----
     The bound behind `Outcome.gap`: docs/theory.md T6.
     """
-    checked_rule(rule)
+    rule = as_rule(rule, kind="token", taken_by="evaluate")
     problem = validated(draft, target, normalise=normalise)
     draft, target = problem.draft, problem.target
     sampled = None
@@ -265,12 +297,13 @@ def _checked_logits(logits: Array | None, name: str, draft: Array) -> Array | No
             f"{name}: expected the laws' own array type, device and shape {tuple(draft.shape)}; got "
             f"{type(logits).__name__} of shape {tuple(getattr(logits, 'shape', ()))}"
         )
-    xp, logits = array_namespace(logits), without_gradient(logits)
-    if not xp.isdtype(logits.dtype, ("real floating", "integral")):
-        raise InputError(f"{name}: expected real numbers; got {logits.dtype}")
-    if bool(xp.any(xp.isnan(logits))):
+    xp: Any = array_namespace(logits)
+    real: Any = without_gradient(logits)
+    if not xp.isdtype(real.dtype, ("real floating", "integral")):
+        raise InputError(f"{name}: expected real numbers; got {real.dtype}")
+    if bool(xp.any(xp.isnan(real))):
         raise InputError(f"{name}: expected numbers or -inf; got NaN; check the model's weights and dtype")
-    return xp.astype(logits, xp.float64)
+    return xp.astype(real, xp.float64)
 
 
 def _check_rule(rule: Rule, draft: Array, acceptance: Array, residual: "Array | ResidualKernel", bonus: Array) -> None:
@@ -300,7 +333,9 @@ def _check_shape(rule: Rule, draft: Array, name: str, array: Array, *shapes: tup
         )
     # complex numbers compare, and would go on into every result
     if array_namespace(array).isdtype(array.dtype, "complex floating"):
-        raise InputError(f"{rule!r}: expected {name} of real numbers; got {array.dtype}; take its real part in the rule")
+        raise InputError(
+            f"{rule!r}: expected {name} of real numbers; got {array.dtype}; take its real part in the rule"
+        )
 
 
 def _check_law(rule: Rule, name: str, law: Array, total: Array | float) -> None:

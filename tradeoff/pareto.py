@@ -1,120 +1,31 @@
 """`solve_pareto()`: from laws to the exact front between rejection and divergence, and to any point on it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from solvers.arrays import Array, in_pieces, like, mass, normalised, positive_part, safe_divide, to_numpy
-from solvers.certificate import Certificate, certify
-from solvers.closed_form import ratio_clip
+from solvers.arrays import Array, in_pieces, like, mass, positive_part, to_numpy
 from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
+from solvers.printing import counted, html_table, lines, quantity, sized, spread, svg_curve
 from solvers.sorted_front import SortedFront
 from tradeoff.alternatives import Alternatives, alternatives_at
+from tradeoff.outcome import evaluate
+from tradeoff.pareto_point import ParetoPoint
 from tradeoff.problem import Problem, checked_numbers, validated
-from tradeoff.questions import (
-    Question,
-    closed_form_answer,
-    closed_form_grid,
-    convex_answer,
-    convex_grid,
-    convex_program,
-    grid_of,
-)
-from tradeoff.rule import Rule
+from tradeoff.questions import Answer, ClosedForm, Convex, FrontSolver, Question, grid_of
+from tradeoff.rule import AnyRule
+from tradeoff.rules.registry import as_rule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from solvers.convex_program import JointProgram, ProgramSolution
+    from tradeoff.plotting import Rules
 
 Solver = Literal["closed_form", "cvxpy"]
 Budget = Literal["each", "mean"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ParetoPoint:
-    """The best rule at one point of the front.
-
-    minimise D(output, target) over acceptance b and residual law P with 1 - sum b draft <= budget.
-
-    Parameters
-    ----------
-    draft, target
-        The laws, `[..., vocab]`, float64.
-    measure
-        The divergence.
-    budget
-        The rejection that was asked for, or that the price or the divergence asked for leads to, `[...]`; a
-        budget above TV(draft, target) is not spent, for at TV decoding is lossless. One number if the positions
-        share it.
-    weights
-        `[...]`, of positions that share a budget; None if each has its own.
-    rejection, divergence
-        R and D at every position, `[...]`; nats where logarithms occur.
-    acceptance
-        b(x), the probability of accepting drafted token x, `[..., vocab]`.
-    residual
-        The law sampled after a rejection, `[..., vocab]`.
-    output_law
-        b draft + R residual, `[..., vocab]`.
-    floor, ceiling
-        Bounds of output / target, `[...]`: the law is clip(draft, floor target, ceiling target). The ceiling is
-        infinite where the draft's mass off the target's support exceeds the rejection.
-    price
-        -d divergence / d rejection, what one more rejection would buy, `[...]`.
-    solved_by
-        "closed form", or the numerical solver, its version and how it ended.
-    """
-
-    draft: Array
-    target: Array
-    measure: Divergence
-    budget: Array
-    weights: Array | None
-    rejection: Array
-    divergence: Array
-    acceptance: Array
-    residual: Array
-    output_law: Array
-    floor: Array
-    ceiling: Array
-    price: Array
-    solved_by: str
-
-    @cached_property
-    def certificate(self) -> Certificate:
-        """Proof of optimality, recomputed from the laws, the rule and the two levels."""
-        xp = array_namespace(self.draft)
-        return certify(
-            self.draft,
-            self.target,
-            acceptance=xp.astype(self.acceptance, xp.float64, copy=False),
-            residual=xp.astype(self.residual, xp.float64, copy=False),
-            budget=self.budget,
-            floor=self.floor,
-            ceiling=self.ceiling,
-            divergence=self.measure,
-            weights=self.weights,
-        )
-
-    @property
-    def mean_rejection(self) -> float:
-        """Rejection over all positions, by their weights."""
-        return self._mean(self.rejection)
-
-    @property
-    def mean_divergence(self) -> float:
-        """Divergence over all positions, by their weights."""
-        return self._mean(self.divergence)
-
-    def _mean(self, values: Array) -> float:
-        xp = array_namespace(values)
-        return float(xp.mean(values) if self.weights is None else xp.sum(self.weights * values))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +61,7 @@ class ParetoFront:
     divergence: Array
     price: Array
     _sorted: SortedFront
-    _program: "JointProgram | None"
+    _solver: FrontSolver
 
     def at(self, *, rejection: Any = None, divergence: Any = None, price: Any = None) -> ParetoPoint:
         """Solve the front at one of three questions: exact, not interpolated.
@@ -187,10 +98,7 @@ class ParetoFront:
         wanted = checked_numbers(
             asked[question], question, self.total_variation, most=1.0 if question == "rejection" else float("inf")
         )
-        if self._program is not None:
-            return self._point_of(convex_answer(self._program, question, float(wanted)), question, wanted)
-        rows = closed_form_answer(self._sorted, question, to_numpy(wanted), self.weights)
-        return self._point_at(rows, question, wanted)
+        return self._point(self._solver.answer(question, wanted), question, wanted)
 
     def alternatives(self, *, rejection: float) -> Alternatives:
         """What simpler ways to spend a mean rejection give away: equal budgets, a common ceiling.
@@ -211,44 +119,90 @@ class ParetoFront:
         return alternatives_at(self.problem, self._sorted, to_numpy(self.weights), wanted)
 
     def to_dict(self) -> dict[str, list]:
-        """The grid as columns, one entry per position and point: `pandas.DataFrame(front.to_dict())`."""
+        """The grid as columns, one entry per position and point: `pandas.DataFrame(front.to_dict())`.
+
+        Positions that share a budget have one curve, and no column that numbers them.
+        """
         columns = {name: to_numpy(getattr(self, name)) for name in ("rejection", "divergence", "price")}
         points = columns["rejection"].shape[0]
         columns = {name: values.reshape(points, -1).T for name, values in columns.items()}
         position = np.repeat(np.arange(columns["rejection"].shape[0]), points)
-        return {"position": position.tolist()} | {name: values.ravel().tolist() for name, values in columns.items()}
+        numbered = {"position": position.tolist()} if self.weights is None else {}
+        return numbered | {name: values.ravel().tolist() for name, values in columns.items()}
 
-    def plot(self, ax: "Axes | None" = None, *, rules: Mapping[str, Rule] | None = None) -> "Axes":
-        """Draw the front with the unattainable region shaded, and rules, by name, where they are; returns the axes."""
+    def plot(self, ax: "Axes | None" = None, *, rules: "Rules | None" = None) -> "Axes":
+        """Draw the front with the unattainable region shaded, and rules where they are; returns the axes.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; None for a figure of its own.
+        rules
+            Rules or specs by name, or specs that name themselves.
+        """
         from tradeoff.plotting import draw_front  # matplotlib loads on use
 
-        return draw_front(self, ax, rules or {})
+        return draw_front(self, ax, rules)
 
-    def _point_at(self, rows: np.ndarray, question: str, wanted: Array) -> ParetoPoint:
-        floor, ceiling = self._levels(rows)
-        budget = wanted if question == "rejection" else None
-        price = self._shaped(self._sorted.price(rows))
+    def place(self, rule: AnyRule | str) -> tuple[Array, Array]:
+        """Rejection and divergence of a rule on these laws, `[...]`: where it is drawn.
 
-        def effect(draft: Array, target: Array, floor: Array, ceiling: Array) -> tuple[Array, ...]:
-            rule = ratio_clip(draft, target, floor, ceiling)
-            return self._effect(draft, target, rule.acceptance, rule.residual)
+        Raises
+        ------
+        InputError
+            What is no rule of one token at a time, or one whose acceptance or residual is not one.
+        """
+        rule = as_rule(rule, kind="token", taken_by="plot")
+        outcome = evaluate(rule, self.problem.draft, self.problem.target)
+        return outcome.rejection, self.measure.value(outcome.output_law, outcome.target)
 
-        found = in_pieces(effect, self.problem.draft, self.problem.target, floor, ceiling)
-        return self._point(found, (floor, ceiling, price), budget, "closed form")
+    def __repr__(self) -> str:
+        shared = ", one budget together" if self.weights is not None else ""
+        ends = self.divergence[0, ...], self.divergence[-1, ...]
+        return lines(
+            f"{type(self).__name__} ({sized(self.problem.draft.shape)}{shared}): "
+            f"least {quantity(self.measure.label, 'in').removesuffix(' in')} at every rejection",
+            f"from {spread(ends[0])} at rejection {spread(self.rejection[0, ...])} to {spread(ends[1])} at "
+            f"{spread(self.rejection[-1, ...])}; lossless from {spread(self.total_variation)} on",
+            f"{counted(self.rejection.shape[0], 'point')} by {self.solver}; .at(rejection= or divergence= or price=), "
+            ".plot(), .to_dict()",
+        )
 
-    def _point_of(self, solution: "ProgramSolution", question: str, wanted: Array) -> ParetoPoint:
+    def _repr_html_(self) -> str:
+        points, alone = self.rejection.shape[0], self.rejection[0, ...].ndim == 0
+        kept = sorted({round(each * (points - 1) / 4) for each in range(5)})
+        columns = (self.rejection, self.divergence, self.price)
+        rows = [[spread(column[place, ...]) for column in columns] for place in kept]
+        caption = repr(self).splitlines()[0]
+        table = html_table(["rejection", self.measure.label, "price"], rows, caption=caption)
+        return (svg_curve(self.rejection, self.divergence) if alone else "") + table
+
+    def _point(self, answer: Answer, question: Question, wanted: Array) -> ParetoPoint:
         draft, target = self.problem.draft, self.problem.target
-        accepted = like(solution.accepted, draft)
-        acceptance = array_namespace(draft).clip(safe_divide(accepted, draft, 1.0), 0.0, 1.0)
-        residual = normalised(like(solution.residual, draft), target)
-        # the levels only have to prove the answer: those of the rejection it reached
-        reached = np.clip(to_numpy(1.0 - mass(acceptance * draft)).reshape(-1, 1), 0.0, self._sorted.total_variation)
-        floor, ceiling = self._levels(reached)
-        price = like(np.asarray(max(solution.price, 0.0)), draft) + 0.0 * floor
-        solved_by = f"{solution.solver}: {solution.status.meaning}"
-        budget = wanted if question == "rejection" else None
-        found = in_pieces(self._effect, draft, target, acceptance, residual)
-        return self._point(found, (floor, ceiling, price), budget, solved_by)
+        effect = in_pieces(self._effect, draft, target, answer.acceptance, answer.residual)
+        acceptance, residual, output, rejection, divergence = effect
+        xp = array_namespace(draft)
+        budget = wanted
+        if question != "rejection":
+            budget = rejection if self.weights is None else xp.sum(self.weights * rejection)
+        return ParetoPoint(
+            draft=draft,
+            target=target,
+            measure=self.measure,
+            question=question,
+            asked=wanted,
+            budget=budget,
+            weights=self.weights,
+            rejection=rejection,
+            divergence=divergence,
+            acceptance=acceptance,
+            residual=residual,
+            output_law=output,
+            floor=answer.floor,
+            ceiling=answer.ceiling,
+            price=answer.price,
+            solved_by=answer.solved_by,
+        )
 
     def _effect(self, draft: Array, target: Array, acceptance: Array, residual: Array) -> tuple[Array, ...]:
         """Acceptance, residual and output law as they are given back, rejection and divergence."""
@@ -257,43 +211,6 @@ class ParetoFront:
         output = accepted + array_namespace(draft).expand_dims(rejection, axis=-1) * residual
         laws = (self.problem.restored(each) for each in (acceptance, residual, output))
         return (*laws, rejection, self.measure.value(output, target))
-
-    def _point(
-        self,
-        effect: tuple[Array, ...],
-        multipliers: tuple[Array, Array, Array],
-        budget: Array | None,
-        solved_by: str,
-    ) -> ParetoPoint:
-        draft, target = self.problem.draft, self.problem.target
-        acceptance, residual, output, rejection, divergence = effect
-        xp = array_namespace(draft)
-        if budget is None:
-            budget = rejection if self.weights is None else xp.sum(self.weights * rejection)
-        return ParetoPoint(
-            draft=draft,
-            target=target,
-            measure=self.measure,
-            budget=budget,
-            weights=self.weights,
-            rejection=rejection,
-            divergence=divergence,
-            acceptance=acceptance,
-            residual=residual,
-            output_law=output,
-            floor=multipliers[0],
-            ceiling=multipliers[1],
-            price=multipliers[2],
-            solved_by=solved_by,
-        )
-
-    def _levels(self, rows: np.ndarray) -> tuple[Array, Array]:
-        floor, ceiling = self._sorted.levels(rows)
-        return self._shaped(floor), self._shaped(ceiling)
-
-    def _shaped(self, rows: np.ndarray) -> Array:
-        """From `[rows, 1]` on the host to `[...]` where the laws are."""
-        return like(rows.reshape(tuple(self.problem.draft.shape[:-1])), self.problem.draft)
 
 
 def solve_pareto(
@@ -362,8 +279,12 @@ def solve_pareto(
     widest = like(rows.total_variation.reshape(tuple(problem.draft.shape[:-1])), problem.draft)
     end = widest if shares is None else xp.sum(shares * widest)
     grid = grid_of(rejection, rows, end, budget)
-    program = convex_program(problem, measure, shares) if solver == "cvxpy" else None
-    columns = closed_form_grid(rows, grid, shares) if program is None else convex_grid(program, grid)
+    solved: FrontSolver
+    if solver == "cvxpy":
+        solved = Convex.of(problem, rows, shares)
+    else:
+        solved = ClosedForm(problem=problem, rows=rows, weights=shares)
+    columns = solved.grid(grid)
     return ParetoFront(
         problem=problem,
         measure=measure,
@@ -371,11 +292,11 @@ def solve_pareto(
         budget=budget,
         weights=shares,
         total_variation=end,
-        rejection=like(columns[0], problem.draft),
-        divergence=like(columns[1], problem.draft),
-        price=like(columns[2], problem.draft),
+        rejection=like(columns.rejection, problem.draft),
+        divergence=like(columns.divergence, problem.draft),
+        price=like(columns.price, problem.draft),
         _sorted=rows,
-        _program=program,
+        _solver=solved,
     )
 
 

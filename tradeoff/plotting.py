@@ -1,24 +1,75 @@
 """Figures of fronts and of rules beside them; the only room of this floor that draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 from solvers.arrays import ROUNDING, Array, to_numpy
+from solvers.divergences import Divergence
 from solvers.errors import InputError
 from solvers.shown import literal
-from tradeoff.outcome import evaluate
-from tradeoff.rule import Rule
+from tradeoff.pareto_point import ParetoPoint
+from tradeoff.problem import Problem
+from tradeoff.rule import AnyRule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tradeoff.pareto import ParetoFront
+Rules: TypeAlias = Mapping[str, AnyRule | str] | Iterable[str]
+"""Rules or specs by name, or specs that name themselves."""
+
+
+class Drawable(Protocol):
+    """What a figure needs of a front: its grid, where it ends, and where a rule is."""
+
+    @property
+    def problem(self) -> Problem:
+        """The laws."""
+        ...
+
+    @property
+    def measure(self) -> Divergence:
+        """The divergence."""
+        ...
+
+    @property
+    def solver(self) -> str:
+        """What solved it."""
+        ...
+
+    @property
+    def weights(self) -> Array | None:
+        """Of the positions, if they share a budget."""
+        ...
+
+    @property
+    def total_variation(self) -> Array:
+        """Where it ends, `[...]`."""
+        ...
+
+    @property
+    def rejection(self) -> Array:
+        """The grid, `[points, ...]`."""
+        ...
+
+    @property
+    def divergence(self) -> Array:
+        """The least divergence there."""
+        ...
+
+    def at(self, *, rejection: Any = None, divergence: Any = None, price: Any = None) -> ParetoPoint:
+        """One point of the front."""
+        ...
+
+    def place(self, rule: AnyRule | str) -> tuple[Array, Array]:
+        """Rejection and divergence of a rule, `[...]`."""
+        ...
+
 
 FRONT, SHADE, QUIET = "#1f5fa8", "#dfe3e9", "#4a5160"
 COLOURS = ("#c9a227", "#d9622b", "#333333", "#4f9d8f", "#7d5ba6", "#8c2d19")
@@ -34,7 +85,7 @@ OFF_SCALE = 1.5
 """A rule so many times worse than the draft itself would press the front flat: it is marked at the top edge."""
 
 
-def draw_front(front: "ParetoFront", ax: "Axes | None", rules: Mapping[str, Rule]) -> "Axes":
+def draw_front(front: Drawable, ax: "Axes | None", rules: Rules | None) -> "Axes":
     """Draw divergence against rejection, shade what no rule can reach, mark rules where they are.
 
     Parameters
@@ -60,7 +111,7 @@ def draw_front(front: "ParetoFront", ax: "Axes | None", rules: Mapping[str, Rule
     return ax
 
 
-def plot_fronts(fronts: "Sequence[ParetoFront]", *, rules: Mapping[str, Rule] | None = None) -> "Figure":
+def plot_fronts(fronts: Sequence[Drawable], *, rules: Rules | None = None) -> "Figure":
     """Draw several fronts, such as one to a divergence, in panels with one rejection axis and one legend.
 
     Parameters
@@ -84,7 +135,7 @@ def plot_fronts(fronts: "Sequence[ParetoFront]", *, rules: Mapping[str, Rule] | 
     )
     panels = list(grid.flat)
     for front, ax in zip(fronts, panels, strict=False):
-        _draw(front, ax, rules or {})
+        _draw(front, ax, rules)
     drawn, spare = panels[: len(fronts)], panels[len(fronts) :]
     for ax in spare:
         ax.remove()
@@ -97,12 +148,13 @@ def plot_fronts(fronts: "Sequence[ParetoFront]", *, rules: Mapping[str, Rule] | 
     return figure
 
 
-def _draw(front: "ParetoFront", ax: "Axes", rules: Mapping[str, Rule]) -> None:
+def _draw(front: Drawable, ax: "Axes", rules: Rules | None) -> None:
     before = (ax.get_xlim()[1], ax.get_ylim()[1]) if ax.has_data() else (0.0, 0.0)
     divergence = to_numpy(front.divergence)
     lines, alone = divergence.reshape(divergence.shape[0], -1).shape[1], divergence[0].size == 1
     line = _draw_alone(front, ax) if alone else _draw_batch(front, ax, lines)
-    places = {name: _place(front, rule) for name, rule in rules.items()}
+    named = rules if isinstance(rules, Mapping) else {spec: spec for spec in rules or ()}
+    places = {name: _place(front, rule) for name, rule in named.items()}
     itself = _per_point(front, front.measure.value(front.problem.draft, front.problem.target))
     known = np.concatenate([divergence.ravel(), itself])
     limit = OFF_SCALE * float(known[np.isfinite(known)].max(initial=0.0)) or LARGEST
@@ -122,7 +174,7 @@ def _widen(ax: "Axes", right: float, top: float) -> None:
     ax.set_ylim(0, top or 1.0)
 
 
-def _draw_alone(front: "ParetoFront", ax: "Axes") -> np.ndarray:
+def _draw_alone(front: Drawable, ax: "Axes") -> np.ndarray:
     x, y, wall = _curve(front)
     marker = "." if x.size == 1 else None
     ax.plot(x, y, color=FRONT, linewidth=1.8, marker=marker, label="front: least divergence")
@@ -134,7 +186,7 @@ def _draw_alone(front: "ParetoFront", ax: "Axes") -> np.ndarray:
     return y
 
 
-def _draw_batch(front: "ParetoFront", ax: "Axes", lines: int) -> np.ndarray:
+def _draw_batch(front: Drawable, ax: "Axes", lines: int) -> np.ndarray:
     rejection, divergence = (to_numpy(each).reshape(-1, lines) for each in (front.rejection, front.divergence))
     for index in range(lines):
         x, y = _finite(rejection[:, index], divergence[:, index])
@@ -142,7 +194,7 @@ def _draw_batch(front: "ParetoFront", ax: "Axes", lines: int) -> np.ndarray:
     return divergence[np.isfinite(divergence)]
 
 
-def _curve(front: "ParetoFront") -> tuple[np.ndarray, np.ndarray, float]:
+def _curve(front: Drawable) -> tuple[np.ndarray, np.ndarray, float]:
     """The finite part of the front, left to right, and the rejection up to which it is infinite."""
     rejection, divergence = (to_numpy(each).reshape(-1) for each in (front.rejection, front.divergence))
     x, y = _finite(rejection, divergence)
@@ -166,20 +218,19 @@ def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[kept], y[kept]
 
 
-def _place(front: "ParetoFront", rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+def _place(front: Drawable, rule: AnyRule | str) -> tuple[np.ndarray, np.ndarray]:
     """Rejection and divergence of a rule: one of each to a position, or their means."""
-    outcome = evaluate(rule, front.problem.draft, front.problem.target)
-    divergence = front.measure.value(outcome.output_law, outcome.target)
-    return _per_point(front, outcome.rejection), _per_point(front, divergence)
+    rejection, divergence = front.place(rule)
+    return _per_point(front, rejection), _per_point(front, divergence)
 
 
-def _per_point(front: "ParetoFront", values: Array) -> np.ndarray:
+def _per_point(front: Drawable, values: Array) -> np.ndarray:
     if front.weights is not None:
         return np.array([_mean(front, values)])
     return to_numpy(values).reshape(-1)
 
 
-def _mean(front: "ParetoFront", values: Array) -> float:
+def _mean(front: Drawable, values: Array) -> float:
     numbers = to_numpy(values).reshape(-1)
     shares = np.ones(numbers.shape) / numbers.size if front.weights is None else to_numpy(front.weights).reshape(-1)
     occurs = shares > 0  # 0 times infinity is a row that does not occur

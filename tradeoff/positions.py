@@ -10,6 +10,7 @@ from array_api_compat import array_namespace, device, is_array_api_obj
 from solvers.arrays import Array, mass, positive_part, to_numpy, without_gradient
 from solvers.divergences import total_variation
 from solvers.errors import InputError
+from solvers.printing import counted, lines, sized
 from tradeoff.outcome import Outcome, apply_rule
 from tradeoff.problem import validated
 from tradeoff.rule import LogitRule, Rule
@@ -131,6 +132,14 @@ class Positions:
             target_logits=target_logits,
         )
 
+    def __repr__(self) -> str:
+        known = [each for each in ("draft_logits", "target_logits") if getattr(self, each) is not None]
+        return lines(
+            f"{type(self).__name__}: {sized((len(self), self.draft.shape[-1]))} from {counted(self.prompts, 'prompt')}",
+            f"{self.draft.dtype} laws{' with ' + ' and '.join(known) if known else ', no logits'}; .chunks(), "
+            ".total_variation",
+        )
+
     def __len__(self) -> int:
         """Number of positions."""
         return self.draft.shape[0]
@@ -190,7 +199,7 @@ def measure(rule: Rule, positions: Positions, divergences: tuple[str, ...]) -> d
     for chunk in positions.chunks():
         outcome = chunk.outcome(rule)  # five laws a row: kept for one chunk only
         columns = {"rejection": outcome.rejection, "gap": outcome.gap, "leak": outcome.leak}
-        columns |= {name: outcome.divergence(name) for name in divergences}
+        columns |= {name: outcome.divergence_in(name) for name in divergences}
         for name, values in columns.items():
             parts[name].append(to_numpy(values))
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -135,8 +135,9 @@ def checked_probabilities(values: Any, name: str, like: Array) -> Array:
     """
     xp = array_namespace(like)
     values = without_gradient(values) if is_array_api_obj(values) else values
-    if is_array_api_obj(values) and array_namespace(values).isdtype(values.dtype, "complex floating"):
-        raise InputError(f"{name}: expected real numbers; got {values.dtype}; pass probabilities")
+    dtype = getattr(values, "dtype", None)
+    if is_array_api_obj(values) and array_namespace(values).isdtype(dtype, "complex floating"):
+        raise InputError(f"{name}: expected real numbers; got {dtype}; pass probabilities")
     try:
         chosen = xp.asarray(values, dtype=xp.float64, device=device(like))
     except (TypeError, ValueError, OverflowError):

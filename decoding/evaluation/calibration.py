@@ -12,7 +12,8 @@ from tradeoff.conversion import mean, set_knob
 from tradeoff.positions import Positions, measure
 from tradeoff.rule import Rule
 from tradeoff.rules import SpeculativeSampling
-from tradeoff.rules.registry import Family, family_from
+from tradeoff.rules.info import Family
+from tradeoff.rules.registry import family_from
 
 FAMILIES: dict[str, Family] = {
     "DecodingUNO (draft)": family_from("decoding_uno:residual=draft"),

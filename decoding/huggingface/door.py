@@ -14,7 +14,7 @@ from decoding.drafting import Drafter, ModelDrafter
 from decoding.verification import Backend
 from decoding.wrappers import plain_model
 from solvers.errors import InputError
-from tradeoff.blocks import BlockRule
+from tradeoff.rule import BlockRule
 
 ACCOUNTS = ("exact", "counts")
 

@@ -32,8 +32,7 @@ from decoding.loop import decode
 from decoding.plan import Plan, Uniforms
 from decoding.verification import Backend
 from decoding.wrappers import check_weights, evaluating
-from tradeoff.blocks import BlockRule
-from tradeoff.rule import Rule
+from tradeoff.rule import BlockRule, Rule
 from tradeoff.rules import SpeculativeSampling
 
 AnyRule: TypeAlias = Rule | BlockRule | Controller

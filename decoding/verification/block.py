@@ -8,7 +8,7 @@ from torch import Tensor
 from decoding import sampling
 from decoding.sampling import inverse_cdf, law, unusable_rows
 from decoding.verification.ratio import or_target, row
-from tradeoff.blocks import Block, BlockRule
+from tradeoff.rule import Block, BlockRule
 
 
 def verify_block(

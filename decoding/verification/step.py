@@ -14,9 +14,8 @@ from decoding.verification.ratio import verify_ratio
 from decoding.verification.ratio_form import RatioForm, ratio_form
 from decoding.verification.rule import verify_rule
 from solvers.errors import InputError
-from tradeoff.blocks import BlockRule
 from tradeoff.outcome import Outcome
-from tradeoff.rule import LogitRule, Rule
+from tradeoff.rule import BlockRule, LogitRule, Rule
 from tradeoff.rules import BlockVerification
 
 Backend: TypeAlias = Literal["auto", "torch", "triton"]

@@ -24,8 +24,9 @@ from tradeoff.chains.rejections import (
     rejection_lower_bound,
     tokens_per_call,
 )
-from tradeoff.chains.sequence import SequenceFront, SequencePoint, solve_sequence_pareto
+from tradeoff.chains.sequence import SequenceFront, solve_sequence_pareto
 from tradeoff.chains.sequence_alternatives import SequenceAlternatives
+from tradeoff.chains.sequence_point import SequencePoint
 from tradeoff.chains.simulation import Simulation, simulate, simulate_autoregressive, simulate_batch
 
 __all__ = [

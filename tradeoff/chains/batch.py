@@ -1,9 +1,9 @@
 """Several drafted sequences from one prefix: Theorem 3, its recursion, and Algorithm 4 step by step.
 
 Letters in the formula functions: p draft law, q target law, q^1 = q and q^{m+1} = [q^m - p]_+ normalised, the law that
-is left of the target after m rejected candidates; r_m = TV(q^m, p). A batch starts at a *root*: at the beginning of
-the text, and after every token that replaced a rejected one. At a root up to M candidates are judged, one after the
-other; behind it the sequence of the accepted candidate is judged as in Algorithm 1.
+is left of the target after m rejected drafts; r_m = TV(q^m, p). A batch starts at a *root*: at the beginning of
+the text, and after every token that replaced a rejected one. At a root up to M drafts are judged, one after the
+other; behind it the sequence of the accepted draft is judged as in Algorithm 1.
 """
 
 import math
@@ -123,10 +123,10 @@ def batch_expected_rejections(
 
 
 def root_residual(draft: Any, target: Any, *, drafts: float) -> np.ndarray:
-    """Probability that a root rejects all its candidates and then emits each token, prod_m r_m q^{M+1}, `[..., vocab]`.
+    """Probability that a root rejects all its drafts and then emits each token, prod_m r_m q^{M+1}, `[..., vocab]`.
 
     With v^1 = q and v^{m+1} = [v^m - p sum v^m]_+ this is v^{M+1}: no law has to be normalised on the way. Its sum is
-    the probability that all candidates are rejected.
+    the probability that all drafts are rejected.
 
     The limit M = infinity (Proposition 1) is q where p = 0 and 0 elsewhere. A token with p > 0 loses p sum v^m at every
     step, so sum v > 0 cannot last unless it sits where p = 0, where nothing is ever taken away. The product of the r_m
@@ -137,7 +137,7 @@ def root_residual(draft: Any, target: Any, *, drafts: float) -> np.ndarray:
     draft, target
         Laws `[..., vocab]`, float64.
     drafts
-        Candidates M, at least 1, or infinity.
+        Drafts M, at least 1, or infinity.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def root_residual(draft: Any, target: Any, *, drafts: float) -> np.ndarray:
 
 
 def batch_improvement(draft: Any, target: Any, *, drafts: float) -> np.ndarray:
-    """TV(q, p) - prod_m r_m: what `drafts` candidates in place of one take off a root's rejection, `[...]`.
+    """TV(q, p) - prod_m r_m: what `drafts` of them in place of one take off a root's rejection, `[...]`.
 
     Parameters
     ----------
@@ -183,9 +183,9 @@ class RootOutcome:
     target
         `[..., vocab]`.
     accepted
-        Probability of accepting each token as one of the candidates, `[..., vocab]`.
+        Probability of accepting each token as one of the drafts, `[..., vocab]`.
     replaced
-        Probability of emitting each token after all candidates are rejected, `[..., vocab]`.
+        Probability of emitting each token after all drafts are rejected, `[..., vocab]`.
     """
 
     target: np.ndarray
@@ -194,7 +194,7 @@ class RootOutcome:
 
     @property
     def rejection(self) -> np.ndarray:
-        """Probability that all candidates are rejected, `[...]`."""
+        """Probability that all drafts are rejected, `[...]`."""
         return mass(self.replaced)
 
     @property
@@ -209,7 +209,7 @@ class RootOutcome:
 
 
 def judge_root(draft: Any, target: Any, *, drafts: int, version: Version = "corrected") -> RootOutcome:
-    """Judge candidates one by one, as Algorithm 4 does at the first place of a batch.
+    """Judge drafts one by one, as Algorithm 4 does at the first place of a batch.
 
     Candidate m is accepted with probability min(1, q^m / p). The replacement after the last is drawn from q^{M+1} in
     the corrected version; see `batch_algorithm` for the others.
@@ -219,7 +219,7 @@ def judge_root(draft: Any, target: Any, *, drafts: int, version: Version = "corr
     draft, target
         Laws `[..., vocab]`, float64.
     drafts
-        Candidates, a whole number of at least 1.
+        Drafts, a whole number of at least 1.
     version
         As in `batch_algorithm`.
 
@@ -257,7 +257,7 @@ def batch_algorithm(
 ) -> Rejections:
     """Compute the rejections of Algorithm 4 by a dynamic programme over (state, root or not), with their variance.
 
-    Nothing of Theorem 3 is used: candidates are judged one by one, and prefixes follow the text that is written.
+    Nothing of Theorem 3 is used: drafts are judged one by one, and prefixes follow the text that is written.
 
     Parameters
     ----------
@@ -269,7 +269,7 @@ def batch_algorithm(
         "corrected": what Theorem 3 is about, and lossless. "printed": Algorithm 4 to the letter, in which two lines
         went wrong. Its last `else` stands inside the loop over sequences, so the batch ends after the first of them;
         and it draws the replacement from [q - p]_+ although q was already replaced by [q - p]_+ there, hence from
-        q^{m+2} after m candidates. "late residual": the second slip alone, with all M candidates judged.
+        q^{m+2} after m drafts. "late residual": the second slip alone, with all M drafts judged.
 
     Returns
     -------

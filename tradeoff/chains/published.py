@@ -59,7 +59,7 @@ def bernoulli_improvement(draft: float, target: float, *, drafts: float) -> floa
     draft, target
         Probabilities u and v of token 1.
     drafts
-        Candidates M, at least 1, or infinity.
+        Drafts M, at least 1, or infinity.
 
     Raises
     ------
@@ -89,14 +89,14 @@ def uniform_pair(tokens: int, kept: int) -> tuple[np.ndarray, np.ndarray]:
 def uniform_improvement(ratio: float, *, drafts: float) -> float:
     """Batch improvement of a uniform draft on `ratio` times as many tokens as the target, s - s^M with s = 1 - 1/ratio.
 
-    Every residual law is the target again, and every candidate misses it with probability s.
+    Every residual law is the target again, and every draft misses it with probability s.
 
     Parameters
     ----------
     ratio
         At least 1.
     drafts
-        Candidates M, at least 1, or infinity.
+        Drafts M, at least 1, or infinity.
 
     Raises
     ------

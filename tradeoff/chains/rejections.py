@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.divergences import total_variation
-from solvers.errors import InputError
 from tradeoff.chains.chain import ChainPair, MarkovChain, next_state, paired, whole
 from tradeoff.outcome import Outcome, evaluate
 from tradeoff.rule import Rule
 from tradeoff.rules.lossless import SpeculativeSampling
+from tradeoff.rules.registry import as_rule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +60,7 @@ def acceleration(horizon: int, rejections: float) -> float:
 
 
 def expected_rejections(
-    draft: MarkovChain, target: MarkovChain, rule: Rule | None = None, horizon: int | None = None
+    draft: MarkovChain, target: MarkovChain, rule: Rule | str | None = None, horizon: int | None = None
 ) -> Rejections:
     """Compute the expected number of rejections of Algorithm 2 with any rule, and its variance (Theorem 1).
 
@@ -72,8 +72,8 @@ def expected_rejections(
     draft, target
         Chains of one order over the same tokens, with the same law of the prompt.
     rule
-        Any per-token rule, also with replacements that depend on the rejected token; by default speculative sampling,
-        the paper's Algorithm 1.
+        Any per-token rule or its spec, also with replacements that depend on the rejected token; by default speculative
+        sampling, the paper's Algorithm 1.
     horizon
         Tokens of the text; by default as many as the chains have laws for.
 
@@ -94,7 +94,7 @@ def expected_rejections(
     leads to other states than an accepted one.
     """
     pair = paired(draft, target, horizon)
-    steps = judged(pair, rule)
+    steps = judged(pair, rule, "expected_rejections")
     moments = start(pair.initial)
     per_step, laws = [], [pair.initial]
     for step in range(pair.horizon):
@@ -127,7 +127,7 @@ def rejection_lower_bound(draft: MarkovChain, target: MarkovChain, *, horizon: i
     return float((target.state_laws(pair.horizon)[:-1] * distance).sum())
 
 
-def output_chain(draft: MarkovChain, target: MarkovChain, rule: Rule | None = None) -> MarkovChain:
+def output_chain(draft: MarkovChain, target: MarkovChain, rule: Rule | str | None = None) -> MarkovChain:
     """Return the law of the text that a rule writes without bonus tokens, which is a chain again.
 
     Parameters
@@ -142,7 +142,7 @@ def output_chain(draft: MarkovChain, target: MarkovChain, rule: Rule | None = No
     """
     ends = [chain.time for chain in (draft, target) if chain.time is not None]
     pair = paired(draft, target, None if ends else 1)
-    laws = np.stack([outcome.output_law for outcome in judged(pair, rule)])
+    laws = np.stack([outcome.output_law for outcome in judged(pair, rule, "output_chain")])
     return MarkovChain(transitions=laws if ends else laws[0], initial=pair.initial)
 
 
@@ -179,7 +179,7 @@ class TokensPerCall:
 def tokens_per_call(
     draft: MarkovChain,
     target: MarkovChain,
-    rule: Rule | None = None,
+    rule: Rule | str | None = None,
     *,
     draft_length: int,
     horizon: int | None = None,
@@ -208,12 +208,12 @@ def tokens_per_call(
 
     Notes
     -----
-    The convention of `tradeoff.blocks.joint_law`, which enumerates texts; here time and memory grow with
+    The convention of `tradeoff.joint_laws.joint_law`, which enumerates texts; here time and memory grow with
     horizon * draft_length * states * tokens.
     """
     whole("draft_length", draft_length)
     pair = paired(draft, target, horizon)
-    steps = judged(pair, rule)
+    steps = judged(pair, rule, "tokens_per_call")
     # row t: probability that a block starts before step t, by state
     starts = np.zeros((pair.horizon + 1, pair.initial.size))
     starts[0] = pair.initial
@@ -241,14 +241,9 @@ def tokens_per_call(
     )
 
 
-def judged(pair: ChainPair, rule: Rule | None) -> list[Outcome]:
+def judged(pair: ChainPair, rule: Rule | str | None, taken_by: str) -> list[Outcome]:
     """Outcome of a rule in every state, one to a step, or one in all if the laws do not change."""
-    rule = SpeculativeSampling() if rule is None else rule
-    if not (hasattr(rule, "acceptance") and hasattr(rule, "residual")):
-        raise InputError(
-            f"rule: expected one that judges single tokens, with acceptance() and residual(); got {rule!r}; "
-            "tradeoff.blocks.joint_law takes rules that judge blocks"
-        )
+    rule = SpeculativeSampling() if rule is None else as_rule(rule, kind="token", taken_by=taken_by)
     return [evaluate(rule, *laws) for laws in pair.laws]
 
 

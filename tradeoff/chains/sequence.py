@@ -5,7 +5,7 @@ emitted now decides what will be rejected later, and the best policy looks ahead
 clip against the target tilted by the cost of what follows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from solvers.arrays import ROUNDING, normalised, positive_part, safe_divide
-from solvers.certificate import Certificate
-from solvers.chain_program import LARGEST_PRICE, ChainProblem, bellman_bound, rule_at, solve_chain
+from solvers.chain_program import LARGEST_PRICE, ChainProblem, rule_at, solve_chain
 from solvers.errors import InputError
+from solvers.printing import counted, html_table, lines, number, svg_curve
 from solvers.roots import monotone_root
 from tradeoff.chains.chain import MarkovChain, paired
 from tradeoff.chains.rejections import rejection_lower_bound
 from tradeoff.chains.sequence_alternatives import SequenceAlternatives, sequence_alternatives_at
+from tradeoff.chains.sequence_point import SequencePoint
 from tradeoff.chains.walk import walked
-from tradeoff.outcome import Outcome, outcome_of
+from tradeoff.outcome import outcome_of
 from tradeoff.problem import checked_numbers
 
 if TYPE_CHECKING:
@@ -31,103 +32,6 @@ SequenceSolver = Literal["dynamic_programme", "cvxpy"]
 
 PRICES = tuple(np.linspace(0.0, 8.0, 17).tolist())
 """The grid of a front whose prices were not chosen: lossless to ratios that differ e^8 = 3000 times in a state."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SequencePoint:
-    """The best policy at one point of the front of whole texts.
-
-    minimise KL(text, target's text) + price * expected rejections over all policies.
-
-    Parameters
-    ----------
-    problem
-        The two chains as arrays.
-    price
-        Nats per expected rejection.
-    step_kl, step_rejections
-        What every step adds to the KL of the text (nats) and to its expected rejections, `[T]`.
-    state_laws
-        Law of the state before each step and after the last under this policy, `[T + 1, states]`.
-    values
-        Least KL + price * rejections of the rest of the text, by step and state, `[T + 1, states]`.
-    floor
-        Least ratio c of output to tilted target, by step and state, `[T, states]`: multipliers that prove the point.
-    solved_by
-        "dynamic programme", or the numerical solver, its version and how it ended.
-    """
-
-    problem: ChainProblem
-    price: float
-    step_kl: np.ndarray
-    step_rejections: np.ndarray
-    state_laws: np.ndarray
-    values: np.ndarray
-    floor: np.ndarray
-    solved_by: str
-    _rule: "Callable[[int], tuple[np.ndarray, np.ndarray]]"
-
-    @property
-    def kl(self) -> float:
-        """KL(text, target's text), nats, given the prompt."""
-        return float(self.step_kl.sum())
-
-    @property
-    def rejections(self) -> float:
-        """Expected rejections over the text."""
-        return float(self.step_rejections.sum())
-
-    @property
-    def objective(self) -> float:
-        """KL + price * expected rejections, nats."""
-        return self.kl + self.price * self.rejections
-
-    def policy(self, step: int) -> Outcome:
-        """The rule of a step in every state, with its acceptance, residual and output law `[states, tokens]`.
-
-        It is made when asked for, from row quantities: a policy of T laws is never held in memory.
-
-        Raises
-        ------
-        InputError
-            A step outside 0 .. T - 1.
-        """
-        if not 0 <= step < self.problem.horizon:
-            raise InputError(f"step: expected 0 to {self.problem.horizon - 1}; got {step}")
-        draft, target = self.problem.laws(step)
-        return outcome_of(draft, target, *self._rule(step), target)
-
-    def output_chain(self) -> MarkovChain:
-        """The law of the text that the policy writes: a chain that changes with time, `[T, states, tokens]`."""
-        laws = np.stack([self.policy(step).output_law for step in range(self.problem.horizon)])
-        return MarkovChain(transitions=laws, initial=self.problem.initial)
-
-    @cached_property
-    def certificate(self) -> Certificate:
-        """Proof that no policy with as few expected rejections has less KL than `bound`, looking ahead or not.
-
-        The value is that of the rules `policy` hands out, followed from the prompt on; the bound comes from a Bellman
-        inequality in which nothing is solved for (`solvers.chain_program.bellman_bound`).
-        """
-        broken = []
-
-        def checked(step: int) -> Outcome:  # one step's laws at a time
-            outcome = self.policy(step)
-            broken.append(_broken(outcome.acceptance, outcome.residual))
-            return outcome
-
-        walk = walked(self.problem, checked)
-        rejections = float(walk.step_rejections.sum())
-        bound = 0.0  # what no price proves
-        if 0 <= self.price < np.inf:
-            bound = bellman_bound(self.problem, self.floor, self.price) - self.price * rejections
-        return Certificate(
-            value=np.asarray(walk.step_kl.sum()),
-            bound=np.asarray(max(bound, 0.0)),
-            price=np.asarray(self.price),
-            infeasibility=np.asarray(max(broken)),
-            unique=np.asarray(True),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,28 +64,28 @@ class SequenceFront:
         return np.array([point.price for point in self.points])
 
     @property
-    def kl(self) -> np.ndarray:
-        """KL of the text, nats, `[points]`."""
-        return np.array([point.kl for point in self.points])
+    def divergence(self) -> np.ndarray:
+        """KL of the text, nats per text, `[points]`."""
+        return np.array([point.divergence for point in self.points])
 
     @property
-    def rejections(self) -> np.ndarray:
-        """Expected rejections over the text, `[points]`."""
-        return np.array([point.rejections for point in self.points])
+    def rejection(self) -> np.ndarray:
+        """Expected number of rejections per text, `[points]`."""
+        return np.array([point.rejection for point in self.points])
 
     @cached_property
-    def lossless_rejections(self) -> float:
-        """Expected rejections of lossless decoding, the right end of the front (Theorem 1)."""
+    def lossless_rejection(self) -> float:
+        """Expected number of rejections per text of lossless decoding, the right end of the front (Theorem 1)."""
         return rejection_lower_bound(self.draft, self.target, horizon=self.horizon)
 
-    def at(self, *, rejections: Any = None, price: Any = None) -> SequencePoint:
+    def at(self, *, rejection: Any = None, price: Any = None) -> SequencePoint:
         """Solve the front at one of two questions: exact, not interpolated.
 
         Parameters
         ----------
-        rejections
-            "What is the least KL of the text at this number of expected rejections?" At least 0; from
-            `lossless_rejections` on there is nothing left to buy and the answer is lossless.
+        rejection
+            "What is the least KL of the text at this expected number of rejections per text?" At least 0; from
+            `lossless_rejection` on there is nothing left to buy and the answer is lossless.
         price
             "What if a rejection costs this many nats?" At least 0, which is lossless; prices above
             `solvers.chain_program.LARGEST_PRICE`, infinity among them, count as that price, which leads to the least
@@ -200,48 +104,64 @@ class SequenceFront:
         of rejections has a price, and no mixture of policies is ever needed. Where the front has a kink, a range of
         prices leads to the same policy, and one of them is returned. docs/theory.md T9.
         """
-        if (rejections is None) == (price is None):
-            raise InputError("at: expected exactly one of rejections= and price=")
+        if (rejection is None) == (price is None):
+            raise InputError("at: expected exactly one of rejection= and price=")
         if price is not None:
             return _at_price(self._problem, self._program, _number(price, "price"))
-        return self._at_rejections(_number(rejections, "rejections"))
+        return self._at_rejection(_number(rejection, "rejection"))
 
-    def alternatives(self, *, rejections: float) -> SequenceAlternatives:
+    def alternatives(self, *, rejection: float) -> SequenceAlternatives:
         """What rules that do not look ahead give away at the same expected rejections.
 
         Parameters
         ----------
-        rejections
-            As in `at`.
+        rejection
+            Expected number of rejections per text, as in `at`.
 
         Raises
         ------
         InputError, SolverError
             As in `at`.
         """
-        point = self.at(rejections=rejections)
-        return sequence_alternatives_at(self._problem, point.rejections, point.kl)
+        point = self.at(rejection=rejection)
+        return sequence_alternatives_at(self._problem, point.rejection, point.divergence)
 
     def to_dict(self) -> dict[str, list]:
         """The grid as columns, one entry per point: `pandas.DataFrame(front.to_dict())`."""
-        return {name: getattr(self, name).tolist() for name in ("price", "rejections", "kl")}
+        return {name: getattr(self, name).tolist() for name in ("rejection", "divergence", "price")}
 
-    def _at_rejections(self, wanted: float) -> SequencePoint:
-        if wanted >= self.lossless_rejections:
+    def __repr__(self) -> str:
+        chain = f"{counted(self.target.states, 'state')}, {counted(self.horizon, 'token')}"
+        least, most = self.points[int(np.argmin(self.rejection))], self.points[int(np.argmax(self.rejection))]
+        return lines(
+            f"{type(self).__name__} ({chain}): least KL of the text at every expected number of rejections",
+            f"from {number(least.divergence)} nats at {number(least.rejection)} rejections to "
+            f"{number(most.divergence)} at {number(most.rejection)}; lossless at {number(self.lossless_rejection)}",
+            f"{counted(len(self.points), 'point')} by {self.solver}; .at(rejection= or price=), .alternatives("
+            "rejection=), .to_dict()",
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[number(each) for each in (p.rejection, p.divergence, p.price)] for p in self.points]
+        table = html_table(["rejections", "KL of the text, nats", "price"], rows, caption=repr(self).splitlines()[0])
+        return svg_curve(self.rejection, self.divergence) + table
+
+    def _at_rejection(self, wanted: float) -> SequencePoint:
+        if wanted >= self.lossless_rejection:
             return _at_price(self._problem, self._program, 0.0)
         if self._program is not None:
             return _convex_point(self._problem, self._program.at_rejections(wanted))
         cheapest = _at_price(self._problem, None, LARGEST_PRICE)
-        if wanted < cheapest.rejections - ROUNDING:
+        if wanted < cheapest.rejection - ROUNDING:
             raise InputError(
-                f"rejections: expected at least {cheapest.rejections:.6g}, the fewest that keep the text on the "
+                f"rejection: expected at least {cheapest.rejection:.6g}, the fewest that keep the text on the "
                 f"target's support; got {wanted:.6g}"
             )
-        if wanted <= cheapest.rejections + ROUNDING:
+        if wanted <= cheapest.rejection + ROUNDING:
             return cheapest
 
         def saved(price: np.ndarray) -> np.ndarray:
-            return np.asarray(wanted - _at_price(self._problem, None, float(price)).rejections)
+            return np.asarray(wanted - _at_price(self._problem, None, float(price)).rejection)
 
         start = np.asarray(1.0)
         price = monotone_root(
@@ -249,7 +169,7 @@ class SequenceFront:
             low=np.asarray(0.0),
             high=np.asarray(LARGEST_PRICE),
             known=(start, saved(start)),
-            slope=self.lossless_rejections / 4,
+            slope=self.lossless_rejection / 4,
             step=1e-9,
         ).value
         return _at_price(self._problem, None, float(price))
@@ -284,7 +204,7 @@ def solve_sequence_pareto(
     Returns
     -------
     SequenceFront
-        Query it with `.at(rejections=)` or `.at(price=)`.
+        Query it with `.at(rejection=)` or `.at(price=)`.
 
     Raises
     ------
@@ -345,8 +265,8 @@ def _at_price(problem: ChainProblem, program: "ChainProgram | None", price: floa
     return SequencePoint(
         problem=problem,
         price=price,
-        step_kl=np.sum(solution.state_laws[:-1] * solution.kl, axis=-1),
-        step_rejections=np.sum(solution.state_laws[:-1] * solution.rejection, axis=-1),
+        step_divergence=np.sum(solution.state_laws[:-1] * solution.kl, axis=-1),
+        step_rejection=np.sum(solution.state_laws[:-1] * solution.rejection, axis=-1),
         state_laws=solution.state_laws,
         values=solution.values,
         floor=solution.floor,
@@ -364,8 +284,8 @@ def _convex_point(problem: ChainProblem, solution: "ChainProgramSolution") -> Se
     return SequencePoint(
         problem=problem,
         price=price,
-        step_kl=walk.step_kl,
-        step_rejections=walk.step_rejections,
+        step_divergence=walk.step_kl,
+        step_rejection=walk.step_rejections,
         state_laws=walk.state_laws,
         values=multipliers.values,
         floor=multipliers.floor,
@@ -380,11 +300,3 @@ def _rule_of_masses(problem: ChainProblem, masses: np.ndarray, step: int) -> tup
     law = normalised(masses[step], target)
     acceptance = safe_divide(np.minimum(law, draft), draft, 1.0)
     return acceptance, normalised(positive_part(law - draft), target)
-
-
-def _broken(acceptance: np.ndarray, residual: Any) -> float:
-    """By how much a rule is none; infinite where it is not even numbers."""
-    if not (np.isfinite(acceptance).all() and np.isfinite(residual).all()):
-        return float("inf")
-    worst = max(-acceptance.min(), acceptance.max() - 1.0, -residual.min(), np.abs(residual.sum(axis=-1) - 1.0).max())
-    return max(float(worst), 0.0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from solvers.arrays import ROUNDING
 from solvers.chain_program import LARGEST_PRICE, ChainProblem
+from solvers.printing import lines, number
 from solvers.roots import monotone_root
 from tradeoff.chains.walk import Walk, walked
 from tradeoff.outcome import apply_rule
@@ -33,8 +34,8 @@ class SequenceAlternatives:
 
     Parameters
     ----------
-    rejections
-        Expected rejections over the text that each of them spends.
+    rejection
+        Expected number of rejections per text that each of them spends.
     optimum
         KL of the best policy, nats; the others follow one rule, with one knob, at every step.
     common_price
@@ -49,7 +50,7 @@ class SequenceAlternatives:
         infinite.
     """
 
-    rejections: float
+    rejection: float
     optimum: float
     common_price: float
     common_ceiling: float
@@ -64,12 +65,25 @@ class SequenceAlternatives:
             return {name: 1.0 if value <= ROUNDING else math.inf for name, value in values.items()}
         return {name: value / self.optimum for name, value in values.items()}
 
+    def to_dict(self) -> dict[str, list]:
+        """One entry per way to spend the rejections, as columns: `pandas.DataFrame(ways.to_dict())`."""
+        gain = {"optimum": 1.0} | self.gain
+        divergence = [getattr(self, way) for way in gain]
+        return {"way": list(gain), "divergence": divergence, "gain": list(gain.values())}
+
+    def __repr__(self) -> str:
+        others = (f"{way} {number(getattr(self, way))} ({number(gain)} times)" for way, gain in self.gain.items())
+        return lines(
+            f"{type(self).__name__} at {number(self.rejection)} expected rejections, by KL of the text in nats:",
+            f"{number(self.optimum)} (the optimum), {', '.join(others)}",
+        )
+
 
 def sequence_alternatives_at(problem: ChainProblem, rejections: float, optimum: float) -> SequenceAlternatives:
     """Find every rule's knob at which a text has so many expected rejections; `optimum` is the best policy's KL."""
     found = {name: _at_rejections(problem, *each, rejections) for name, each in RULES.items()}
     return SequenceAlternatives(
-        rejections=rejections,
+        rejection=rejections,
         optimum=optimum,
         rules={name: rule for name, (rule, _) in found.items()},
         **{name: kl for name, (_, kl) in found.items()},

@@ -84,7 +84,7 @@ class Simulation:
 def simulate(
     draft: MarkovChain,
     target: MarkovChain,
-    rule: Rule | None = None,
+    rule: Rule | str | None = None,
     *,
     runs: int,
     seed: int | np.random.Generator,
@@ -114,7 +114,7 @@ def simulate(
         As in `expected_rejections`, or fewer than 2 runs.
     """
     pair = paired(draft, target, horizon)
-    outcomes = judged(pair, rule)
+    outcomes = judged(pair, rule, "simulate")
 
     def step(texts: "_Texts", number: int) -> tuple[np.ndarray, np.ndarray]:
         outcome = outcomes[min(number, len(outcomes) - 1)]
@@ -189,18 +189,18 @@ def simulate_batch(
     """
     pair = paired(draft, target, horizon)
     judge_root(*pair.laws[0], drafts=drafts, version=version)  # checks both arguments
-    candidates = 1 if version == "printed" else drafts
-    steps = [(p, _left(p, q, candidates + (version != "corrected"))) for p, q in pair.laws]
+    judged_count = 1 if version == "printed" else drafts
+    steps = [(p, _left(p, q, judged_count + (version != "corrected"))) for p, q in pair.laws]
 
     def step(texts: "_Texts", number: int) -> tuple[np.ndarray, np.ndarray]:
         law, left = steps[min(number, len(steps) - 1)]
         tokens, refused = np.zeros_like(texts.states), np.ones(texts.states.shape, dtype=bool)
-        for candidate in range(candidates):
+        for turn in range(judged_count):
             # behind a root there is one sequence, judged against the target itself
-            judged_now = np.flatnonzero(refused & (texts.replaced | (candidate == 0)))
+            judged_now = np.flatnonzero(refused & (texts.replaced | (turn == 0)))
             states = texts.states[judged_now]
             drafted = texts.draw(law, states)
-            kept = texts.happens(safe_divide(left[candidate], law, 1.0)[states, drafted])
+            kept = texts.happens(safe_divide(left[turn], law, 1.0)[states, drafted])
             tokens[judged_now[kept]] = drafted[kept]
             refused[judged_now[kept]] = False
         for place, residual in ((texts.replaced, left[-1]), (~texts.replaced, left[1])):

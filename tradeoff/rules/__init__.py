@@ -1,12 +1,13 @@
 """The verification rules, by family: small frozen values; `from_spec` builds one by name, `available` lists them."""
 
 from tradeoff.rules.blocks import ApproximateSD, BlockVerification, Consultant, FLy
-from tradeoff.rules.drafts import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
+from tradeoff.rules.info import Family, Knob, RuleInfo
 from tradeoff.rules.lossless import OpenVINO, SampleMatch, SpeculativeSampling
 from tradeoff.rules.mixture import Cascade, Contrastive, Ensemble, Fuzzy, Synthetic
+from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
 from tradeoff.rules.optimal import CommonPrice, Mentored, RatioClip
 from tradeoff.rules.ratio import EARS, AdditiveSlack, DistillSpec, Lenience, LossySpeculative
-from tradeoff.rules.registry import available, from_spec
+from tradeoff.rules.registry import as_rule, available, from_spec, register
 from tradeoff.rules.threshold import MARS, BiLD, LogitComparison, SGLang, TensorRTRelaxed, TopKGate, Typical
 from tradeoff.rules.virtual import CSD, Cactus, Judge, Lantern, RewardGuided
 from tradeoff.rules.yin import DecodingOPT, DecodingUNO
@@ -29,10 +30,12 @@ __all__ = [
     "DistillSpec",
     "Ensemble",
     "FLy",
+    "Family",
     "Fuzzy",
     "GreedyMultiDraft",
     "Judge",
     "KSeq",
+    "Knob",
     "Lantern",
     "Lenience",
     "LogitComparison",
@@ -42,6 +45,7 @@ __all__ = [
     "RatioClip",
     "RecursiveRejection",
     "RewardGuided",
+    "RuleInfo",
     "SGLang",
     "SGLangTree",
     "SampleMatch",
@@ -50,6 +54,8 @@ __all__ = [
     "TensorRTRelaxed",
     "TopKGate",
     "Typical",
+    "as_rule",
     "available",
     "from_spec",
+    "register",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from solvers.arrays import normalised, positive_part
 from solvers.errors import InputError
-from tradeoff.blocks import Block, Verdict
+from tradeoff.rule import Block, Verdict
 
 
 @dataclass(frozen=True)

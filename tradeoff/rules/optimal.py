@@ -92,7 +92,7 @@ class CommonPrice:
         """Return [c target - draft]_+, normalised, `[..., vocab]`."""
         return self._clip(draft, target).residual
 
-    def _clip(self, draft: Array, target: Array) -> closed_form.RatioClip:
+    def _clip(self, draft: Array, target: Array) -> closed_form.ClippedLaw:
         return closed_form.ratio_clip_at_price(draft, target, self.price, divergence_named(self.divergence))
 
 
@@ -129,7 +129,7 @@ class Mentored:
         """Return [c target - draft]_+, normalised, `[..., vocab]`."""
         return self._clip(draft, target).residual
 
-    def _clip(self, draft: Array, target: Array) -> closed_form.RatioClip:
+    def _clip(self, draft: Array, target: Array) -> closed_form.ClippedLaw:
         xp, vocab = array_namespace(draft, target), draft.shape[-1]
         rows = xp.reshape(draft, (-1, vocab)), xp.reshape(target, (-1, vocab))
         front = SortedFront(*rows, DIVERGENCES["reverse_kl"])

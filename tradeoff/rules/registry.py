@@ -1,278 +1,93 @@
-"""Rules by name: build one from a short text, list them all, know which knob moves each and how far."""
+"""Rules by name: build one from a short text, list them all, add your own.
 
-import inspect
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+A rule is taken as a value or as its spec, "name:parameter=value,...". The name is one that `available()` lists, or
+"package.module:Class" for a rule of your own.
+"""
+
+import importlib
+import re
+from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints, overload
 
-from solvers.errors import InputError
-from tradeoff.rules import blocks, drafts, lossless, mixture, optimal, ratio, threshold, virtual, yin
+from solvers.errors import InputError, one_line
+from tradeoff.rule import AnyRule, BlockRule, Kind, MultiDraftRule, Rule, kind_of
+from tradeoff.rules.info import Family, Knob, RuleInfo
+from tradeoff.rules.shipped import SHIPPED
 
-Kind = Literal["token", "block", "drafts"]
+_BY_NAME = {info.name: info for info in SHIPPED}
 
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
-@dataclass(frozen=True, kw_only=True)
-class Knob:
-    """The parameter that trades speed for bias, from its strictest to its loosest useful value.
+EXPECTED: dict[Kind, str] = {
+    "token": "a rule that judges one token at a time",
+    "block": "a rule that judges a block of tokens",
+    "multi_draft": "a rule that chooses among several drafts",
+}
 
-    Parameters
-    ----------
-    name
-        The parameter.
-    strict, loose
-        Values that reject most and least.
-    scale
-        How a dial from 0 to 1 moves it: "linear"; "log" (geometric); "power", strict + (loose - strict) dial^6, fine
-        near a strict 0; "complement", 1 minus a geometric scale, fine near a loose 1; "integer", geometric and rounded.
-    """
-
-    name: str
-    strict: float
-    loose: float
-    scale: Literal["linear", "log", "power", "complement", "integer"] = "linear"
-
-    def value(self, dial: float) -> float:
-        """The parameter at a dial between 0, strict, and 1, loose."""
-        if dial in (0.0, 1.0):
-            return (self.strict, self.loose)[int(dial)]
-        if self.scale == "linear":
-            return self.strict + (self.loose - self.strict) * dial
-        if self.scale == "power":
-            return self.strict + (self.loose - self.strict) * dial**6
-        if self.scale == "complement":
-            return 1.0 - _geometric(1.0 - self.strict, 1.0 - self.loose, dial)
-        value = _geometric(self.strict, self.loose, dial)
-        return round(value) if self.scale == "integer" else value
-
-
-def _geometric(start: float, end: float, dial: float) -> float:
-    return math.exp((1.0 - dial) * math.log(start) + dial * math.log(end))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuleInfo:
-    """What `available()` tells of a rule.
-
-    Parameters
-    ----------
-    name
-        What specs call it.
-    rule
-        The class.
-    source
-        Paper or code it is published in.
-    kind
-        "token": an acceptance and a residual at one position (`evaluate`). "block": judges a block of drafted tokens
-        (`tradeoff.blocks.joint_law`). "drafts": several drafts of one position (`tradeoff.multi_draft`).
-    lossless
-        Whether the output law is the target's at every value of the parameters.
-    knob
-        The parameter that trades speed for bias, if there is one.
-    needs
-        Data no short text can hold: arrays for the constructor, or raw logits for `evaluate`.
-    variants
-        Specs without the knob that are rules of their own on a map.
-    """
-
-    name: str
-    rule: type
-    source: str
-    kind: Kind = "token"
-    lossless: bool = False
-    knob: Knob | None = None
-    needs: tuple[str, ...] = ()
-    variants: tuple[str, ...] = field(default=())
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Parameters and their defaults; `inspect.Parameter.empty` where one is required."""
-        return {name: each.default for name, each in inspect.signature(self.rule).parameters.items()}
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The parameters that have a default, with it."""
-        return {name: value for name, value in self.parameters.items() if value is not inspect.Parameter.empty}
-
-    @property
-    def summary(self) -> str:
-        """First line of the rule's docstring."""
-        return (inspect.getdoc(self.rule) or "").splitlines()[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A rule with all parameters fixed but its knob.
-
-    Parameters
-    ----------
-    spec
-        The text it was made from, such as "decoding_uno:residual=draft".
-    info
-        The rule.
-    fixed
-        The parameters that are set.
-    """
-
-    spec: str
-    info: RuleInfo
-    fixed: Mapping[str, Any]
-
-    @property
-    def knob(self) -> Knob:
-        """The parameter left free.
-
-        Raises
-        ------
-        InputError
-            The rule has no knob, or it is set.
-        """
-        if self.info.knob is None:
-            raise InputError(f"{self.spec}: expected a rule with a knob; got one that has none")
-        if self.info.knob.name in self.fixed:
-            raise InputError(f"{self.spec}: expected its knob, {self.info.knob.name}, left free; got it set")
-        return self.info.knob
-
-    def at(self, value: float) -> Any:
-        """The rule at a value of its knob."""
-        return self.info.rule(**self.fixed, **{self.knob.name: value})
-
-
-def _entry(name: str, rule: type, source: str, **more: Any) -> RuleInfo:
-    return RuleInfo(name=name, rule=rule, source=source, **more)
-
-
-def _knob(name: str, strict: float, loose: float, scale: Any = "linear") -> Knob:
-    return Knob(name=name, strict=strict, loose=loose, scale=scale)
-
-
-_EPSILON = _knob("epsilon", 0.0, 1.0, "power")
-
-_RULES = (
-    _entry("speculative_sampling", lossless.SpeculativeSampling, "arXiv 2211.17192, 2302.01318", lossless=True),
-    _entry("sample_match", lossless.SampleMatch, "llama.cpp; vLLM strict; arXiv 2606.12370", lossless=True),
-    _entry("openvino", lossless.OpenVINO, "OpenVINO GenAI"),
-    _entry("lenience", ratio.Lenience, "arXiv 2211.17192, Appendix A.5", knob=_knob("factor", 1.0, 1e-30, "log")),
-    _entry(
-        "distillspec",
-        ratio.DistillSpec,
-        "arXiv 2310.08461 (secondary source)",
-        knob=_knob("epsilon", 1.0, 1e-15, "log"),
-        variants=("function=square", "function=exponential"),  # linear is lenience
-    ),
-    _entry(
-        "lossy_speculative",
-        ratio.LossySpeculative,
-        "arXiv 2405.19261; Tran-Thien 2023",
-        knob=_knob("alpha", 0.0, 1.0 - 1e-15, "complement"),
-    ),
-    _entry("mentored", optimal.Mentored, "Tran-Thien 2023; arXiv 2609.30474", knob=_knob("kl", 0.0, 700.0, "power")),
-    _entry("decoding_opt", yin.DecodingOPT, "arXiv 2411.00841, Theorem 4", knob=_EPSILON),
-    _entry(
-        "decoding_uno",
-        yin.DecodingUNO,
-        "arXiv 2411.00841, Section 4",
-        knob=_EPSILON,
-        variants=("residual=target", "residual=draft"),
-    ),
-    _entry(
-        "ears", ratio.EARS, "arXiv 2512.13194 (secondary source); vLLM-Ascend", knob=_knob("beta", 0.0, 1e6, "power")
-    ),
-    _entry("additive_slack", ratio.AdditiveSlack, "SecureSD, lossy_sd", knob=_EPSILON),
-    _entry(
-        "ensemble",
-        mixture.Ensemble,
-        "transformers assistant_ensemble_weight; arXiv 2604.07622",
-        knob=_knob("target_weight", 1.0, 0.0),
-    ),
-    _entry("contrastive", mixture.Contrastive, "arXiv 2311.08981, 2502.01662", knob=_knob("alpha", 2.0, 0.0)),
-    _entry(
-        "cactus",
-        virtual.Cactus,
-        "arXiv 2604.04987",
-        knob=_knob("delta", 0.0, 1e6, "power"),
-        variants=("exact=false", "exact=true"),
-    ),
-    _entry("top_k_gate", threshold.TopKGate, "arXiv 2604.04987, topk.py", knob=_knob("k", 1, 1_000_000, "integer")),
-    _entry("synthetic", mixture.Synthetic, "vLLM synthetic", knob=_knob("rate", 0.0, 1.0)),
-    _entry("typical", threshold.Typical, "arXiv 2401.10774; vLLM V0", knob=_knob("threshold", 1.0, 1e-30, "log")),
-    _entry(
-        "tensorrt_relaxed",
-        threshold.TensorRTRelaxed,
-        "TensorRT-LLM, pull request 3865",
-        knob=_knob("delta", 0.0, 1.0),
-        variants=("top_k=10",),
-    ),
-    _entry("sglang", threshold.SGLang, "sgl-kernel speculative_sampling.cuh", knob=_knob("acc", 1.0, 1e-9, "log")),
-    _entry("bild", threshold.BiLD, "arXiv 2302.07863", knob=_knob("rollback", 0.0, 700.0, "power")),
-    _entry(
-        "mars",
-        threshold.MARS,
-        "arXiv 2601.15498 (secondary source)",
-        knob=_knob("theta", 1.0, 0.0),
-        needs=("target_logits",),
-    ),
-    _entry("logit_comparison", threshold.LogitComparison, "Modular MAX", needs=("draft_logits", "target_logits")),
-    _entry(
-        "fuzzy",
-        mixture.Fuzzy,
-        "arXiv 2502.20704 (secondary source); 2607.08690",
-        knob=_knob("threshold", 0.0, 700.0, "power"),
-        variants=tuple(
-            f"divergence={divergence},fallback={fallback}"
-            for fallback in ("target", "speculative")
-            for divergence in ("js", "kl", "tv")
-        ),
-    ),
-    _entry(
-        "cascade",
-        mixture.Cascade,
-        "arXiv 2405.19261 (in part secondary sources)",
-        knob=_knob("alpha", -1.001, 1.0),
-        variants=tuple(f"variant={variant}" for variant in ("chow", "diff", "opt", "tok1", "tok2", "tok3")),
-    ),
-    _entry("judge", virtual.Judge, "arXiv 2501.19309 (secondary source)", needs=("scores",)),
-    _entry("reward_guided", virtual.RewardGuided, "arXiv 2501.19324", needs=("rewards",)),
-    _entry("csd", virtual.CSD, "arXiv 2604.13634", needs=("frequencies",)),
-    _entry("lantern", virtual.Lantern, "arXiv 2410.03355 (in part recalled)", needs=("neighbours",)),
-    _entry(
-        "ratio_clip",
-        optimal.RatioClip,
-        "Tran-Thien 2023; arXiv 2609.30474; docs/theory.md T1",
-        knob=_knob("ceiling", 1.0, 1e30, "log"),
-    ),
-    _entry("common_price", optimal.CommonPrice, "docs/theory.md T4", knob=_knob("price", 0.0, 700.0, "power")),
-    _entry("block_verification", blocks.BlockVerification, "arXiv 2403.10444", kind="block", lossless=True),
-    _entry("fly", blocks.FLy, "arXiv 2511.22972", kind="block"),
-    _entry("consultant", blocks.Consultant, "arXiv 2506.02391 (secondary source)", kind="block"),
-    _entry("approximate_sd", blocks.ApproximateSD, "arXiv 2608.03447", kind="block"),
-    _entry("recursive_rejection", drafts.RecursiveRejection, "arXiv 2305.09781", kind="drafts", lossless=True),
-    _entry("k_seq", drafts.KSeq, "arXiv 2310.15141", kind="drafts", lossless=True),
-    _entry("greedy_multi_draft", drafts.GreedyMultiDraft, "arXiv 2502.18779", kind="drafts", lossless=True),
-    _entry("sglang_tree", drafts.SGLangTree, "sgl-kernel speculative_sampling.cuh", kind="drafts"),
-)
-_BY_NAME = {info.name: info for info in _RULES}
+TAKERS: dict[Kind, str] = {
+    "token": "rules of one token at a time are taken by tradeoff.evaluate, tradeoff.convert and decoding.generate",
+    "block": "block rules are taken by tradeoff.joint_laws.joint_law and decoding.generate",
+    "multi_draft": "multi-draft rules are taken by tradeoff.multi_draft_outcome.evaluate_multi_draft",
+}
 
 
 def available() -> tuple[RuleInfo, ...]:
-    """All rules: name, parameters with defaults, source, kind, lossless or not."""
-    return _RULES
+    """All rules that have a name: parameters with defaults, source, kind, lossless or not."""
+    return tuple(_BY_NAME.values())
 
 
-def from_spec(spec: str) -> Any:
+def register(
+    name: str,
+    rule: type,
+    *,
+    source: str | None = None,
+    lossless: bool = False,
+    knob: Knob | None = None,
+    needs: tuple[str, ...] = (),
+    variants: tuple[str, ...] = (),
+) -> RuleInfo:
+    """Give a rule of your own a name, for as long as the process runs: specs, the map and studies then know it.
+
+    Parameters
+    ----------
+    name
+        Small letters, digits and underscores.
+    rule
+        The class.
+    source, knob
+        Paper or code, and the parameter that trades speed for bias; by default the class attributes of these names.
+    lossless, needs, variants
+        As in `RuleInfo`.
+
+    Raises
+    ------
+    InputError
+        A name that is taken or is none, what is not a class of rules, a knob that is not one of its parameters.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"register: expected a name of small letters, digits and underscores; got {name!r}")
+    if name in _BY_NAME:
+        raise InputError(f"register: expected a new name; got {name!r}, which is taken by {_path(_BY_NAME[name].rule)}")
+    info = _info(name, rule, source=source, lossless=lossless, knob=knob, needs=needs, variants=variants)
+    _BY_NAME[name] = info
+    return info
+
+
+def from_spec(spec: str) -> AnyRule:
     """Build a rule from a short text, "name" or "name:parameter=value,parameter=value".
 
     Parameters
     ----------
     spec
-        Such as "lenience:factor=0.8", "cascade:variant=tok3,alpha=0.3" or "speculative_sampling". Values are numbers
+        Such as "lenience:factor=0.8", "cascade:variant=tok3,alpha=0.3", "speculative_sampling", or
+        "package.module:Class:parameter=value" for a rule of your own, whose module is imported. Values are numbers
         ("inf" included), true, false, or the words of the rule's docstring.
 
     Returns
     -------
-    Rule
-        Or a `BlockRule` or `MultiDraftRule`, by the kind that `available()` tells.
+    Rule, BlockRule or MultiDraftRule
+        By the kind that `available()` tells; `as_rule` is for one kind only.
 
     Raises
     ------
@@ -284,7 +99,7 @@ def from_spec(spec: str) -> Any:
     if data:
         raise InputError(
             f"{spec}: expected {' and '.join(data)}, which no text can hold; build "
-            f"tradeoff.rules.{family.info.rule.__name__}({data[0]}=...) in Python"
+            f"{_path(family.info.rule)}({data[0]}=...) in Python"
         )
     known = {**family.info.defaults, **family.fixed}
     missing = [name for name in family.info.parameters if name not in known]
@@ -293,48 +108,158 @@ def from_spec(spec: str) -> Any:
     return family.info.rule(**family.fixed)
 
 
-def family_from(spec: str) -> Family:
-    """Read a spec that may leave parameters out.
+@overload
+def as_rule(rule: object, *, kind: Literal["token"], taken_by: str) -> Rule: ...
+@overload
+def as_rule(rule: object, *, kind: Literal["block"], taken_by: str) -> BlockRule: ...
+@overload
+def as_rule(rule: object, *, kind: Literal["multi_draft"], taken_by: str) -> MultiDraftRule: ...
+@overload
+def as_rule(rule: object, *, kind: tuple[Literal["token"], Literal["block"]], taken_by: str) -> Rule | BlockRule: ...
+def as_rule(rule: object, *, kind: Kind | tuple[Kind, ...], taken_by: str) -> AnyRule:
+    """Return the rule that a value or a spec stands for: the one door of every function that takes a rule.
+
+    Parameters
+    ----------
+    rule
+        A rule, or its spec.
+    kind
+        The kind that is taken, or the kinds.
+    taken_by
+        The function that takes it, for its messages.
+
+    Raises
+    ------
+    InputError
+        A spec that means nothing, a class in place of a rule, a rule of another kind (the message names the function
+        that takes it), or what is no rule at all.
+    """
+    kinds = (kind,) if isinstance(kind, str) else kind
+    expected = f"{taken_by}: expected {' or '.join(EXPECTED[each] for each in kinds)}"
+    if isinstance(rule, type):
+        raise InputError(f"{expected}; got the class {rule.__name__}; make a rule of it, {rule.__name__}(...)")
+    made = from_spec(rule) if isinstance(rule, str) else rule
+    found = kind_of(made)
+    if found is None:
+        raise InputError(f"{expected}, or its spec such as 'lenience:factor=0.8'; got {one_line(rule)}")
+    if found not in kinds:
+        raise InputError(f"{expected}; got {one_line(rule)}; {TAKERS[found]}")
+    return made  # type: ignore[return-value]
+
+
+def family_from(rule: str | type) -> Family:
+    """Read a spec, or the class of a rule, that may leave parameters out.
 
     Raises
     ------
     InputError
         A text of another form, or an unknown name or parameter.
     """
-    if not isinstance(spec, str):
-        raise InputError(f"rule: expected a text such as 'lenience:factor=0.8'; got {type(spec).__name__}")
-    name, _, rest = spec.strip().partition(":")
-    info = _BY_NAME.get(name)
-    if info is None:
-        near = get_close_matches(name, _BY_NAME, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "tradeoff.rules.available() lists them"
-        raise InputError(f"rule: expected the name of a rule; got {name!r}; {hint}")
-    fixed: dict[str, Any] = {}
+    if isinstance(rule, type):
+        info = next((each for each in _BY_NAME.values() if each.rule is rule), None) or _own(rule)
+        return Family(spec=info.name, info=info, fixed={})
+    if not isinstance(rule, str):
+        raise InputError(f"rule: expected a spec such as 'lenience', or the class of a rule; got {one_line(rule)}")
+    spec = rule.strip()
+    info, rest = _found(spec)
+    fixed: dict[str, object] = {}
     for part in rest.split(",") if rest else ():
         key, equals, text = (piece.strip() for piece in part.partition("="))
         if not equals or not text:
-            raise InputError(f"{spec}: expected parameter=value; got {part!r}; as in {_example(info)}")
+            raise InputError(f"{rule}: expected parameter=value; got {part!r}; as in {_example(info)}")
         if key not in info.parameters or key in fixed:
             wanted = ", ".join(info.parameters) or "no parameters"
-            raise InputError(f"{spec}: expected {wanted}, each once; got {key!r}")
+            raise InputError(f"{rule}: expected {wanted}, each once; got {key!r}")
         fixed[key] = _value(info, key, text)
-    return Family(spec=spec.strip(), info=info, fixed=fixed)
+    return Family(spec=spec, info=info, fixed=fixed)
 
 
 def families() -> tuple[Family, ...]:
-    """Every per-token rule with a knob, variant by variant: the curves of a map."""
+    """Every per-token rule with a name and a knob, variant by variant: the curves of a map."""
     return tuple(
         family_from(f"{info.name}:{variant}" if variant else info.name)
-        for info in _RULES
+        for info in available()
         if info.kind == "token" and info.knob is not None
         for variant in info.variants or ("",)
     )
 
 
-def _value(info: RuleInfo, key: str, text: str) -> Any:
+def _found(spec: str) -> tuple[RuleInfo, str]:
+    """The rule that a spec names, and the text of its parameters."""
+    name, _, rest = spec.partition(":")
+    if name in _BY_NAME:
+        return _BY_NAME[name], rest
+    made, _, parameters = rest.partition(":")
+    if made.strip().isidentifier() or "." in name:
+        return _own(_imported(name, made.strip(), spec)), parameters
+    near = get_close_matches(name, _BY_NAME, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "tradeoff.rules.available() lists them"
+    raise InputError(f"rule: expected the name of a rule; got {name!r}; {hint}")
+
+
+def _imported(module: str, name: str, spec: str) -> type:
+    wanted = "rule: expected the name of a rule, or package.module:Class"
+    try:
+        found = getattr(importlib.import_module(module), name, None) if name else None
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the rule's module was found, and lacks one of its own
+        near = get_close_matches(module, _BY_NAME, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "install it, or put its folder on PYTHONPATH"
+        raise InputError(f"{wanted}; got {spec!r}, and there is no module {error.name!r}; {hint}") from None
+    if not isinstance(found, type):
+        raise InputError(f"{wanted}; got {spec!r}, and {module} has no class {name!r}")
+    return found
+
+
+def _own(rule: type) -> RuleInfo:
+    """What the class of a rule without a name tells of itself."""
+    return _info(f"{rule.__module__}:{rule.__qualname__}", rule)
+
+
+def _info(
+    name: str,
+    rule: type,
+    *,
+    source: str | None = None,
+    lossless: bool = False,
+    knob: Knob | None = None,
+    needs: tuple[str, ...] = (),
+    variants: tuple[str, ...] = (),
+) -> RuleInfo:
+    kind = kind_of(rule)
+    if kind is None:
+        raise InputError(
+            f"{name}: expected the class of a rule, with methods acceptance and residual, verdict and initial_state, "
+            f"or proposals and selection; got {one_line(rule)}"
+        )
+    knob = getattr(rule, "knob", None) if knob is None else knob
+    info = RuleInfo(
+        name=name,
+        rule=rule,
+        source=getattr(rule, "source", "") if source is None else source,
+        kind=kind,
+        lossless=lossless,
+        knob=knob,
+        needs=needs,
+        variants=variants,
+    )
+    if knob is not None and not (isinstance(knob, Knob) and knob.name in info.parameters):
+        wanted = ", ".join(info.parameters) or "no parameters"
+        raise InputError(f"{name}: expected as knob a tradeoff.rules.Knob of a parameter ({wanted}); got {knob!r}")
+    return info
+
+
+def _path(rule: type) -> str:
+    """Where a class is found: rules that ship are all in tradeoff.rules."""
+    module = rule.__module__
+    return f"{'tradeoff.rules' if module.startswith('tradeoff.rules.') else module}.{rule.__qualname__}"
+
+
+def _value(info: RuleInfo, key: str, text: str) -> object:
     """A parameter's value by its annotation: words, truth values, whole numbers, numbers."""
     init: Callable[..., Any] = info.rule.__init__
-    hint = get_type_hints(init)[key]
+    hint = get_type_hints(init).get(key, Any)
     kinds = set(get_args(hint)) or {hint}
     if bool in kinds:
         if text.lower() not in ("true", "false"):

@@ -11,7 +11,8 @@ from solvers.arrays import ROUNDING
 from solvers.errors import InputError
 from tradeoff.positions import Positions
 from tradeoff.rule import Rule
-from tradeoff.rules.registry import Family, Knob, available, families, family_from, from_spec
+from tradeoff.rules.info import Family, Knob
+from tradeoff.rules.registry import as_rule, available, families, family_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,9 @@ class Curve:
 
     def at(self, value: float | None) -> Rule:
         """The rule at a value of its knob; None for a rule without one."""
-        return from_spec(self.spec) if value is None else self.family.at(value)
+        if value is not None:
+            return self.family.at(value)
+        return as_rule(self.spec, kind="token", taken_by="tradeoff map")
 
     @property
     def published(self) -> float | None:

@@ -45,6 +45,8 @@ NAMED_AT = 0.75
 def label(spec: str) -> str:
     """A rule's short name on a map: "cascade:variant=tok3" is "cascade tok3"."""
     name, _, rest = spec.partition(":")
+    if rest and "=" not in rest.partition(":")[0]:  # package.module:Class, a rule of the user's own
+        name, _, rest = rest.partition(":")
     words = []
     for part in rest.split(",") if rest else ():
         key, _, value = part.partition("=")

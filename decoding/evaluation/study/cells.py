@@ -12,7 +12,7 @@ from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
 from tradeoff.positions import Positions, rejections
 from tradeoff.rule import Rule
-from tradeoff.rules.registry import family_from, from_spec
+from tradeoff.rules.registry import as_rule, family_from
 
 KIND = "calibration"
 """Of the rows of calibrated cells."""
@@ -47,7 +47,15 @@ class Cell:
 
     def made(self) -> Rule:
         """The rule itself."""
-        return family_from(self.rule).at(*self.knob.values()) if self.knob else from_spec(self.rule)
+        return (
+            family_from(self.rule).at(*self.knob.values())
+            if self.knob
+            else as_rule(self.rule, kind="token", taken_by="a study")
+        )
+
+
+def _made(rule: str, knob: dict[str, float]) -> Rule:
+    return family_from(rule).at(*knob.values()) if knob else as_rule(rule, kind="token", taken_by="a study")
 
 
 def levels(configuration: Configuration) -> list[str]:
@@ -103,7 +111,7 @@ def _knob_at(rule: str, name: str, value: float, positions: Positions) -> dict[s
 
 
 def _cell(rule: str, level: str | None, knob: dict[str, float], positions: Positions) -> Cell:
-    made = family_from(rule).at(*knob.values()) if knob else from_spec(rule)
+    made = _made(rule, knob)
     rejection = rejections(made, positions)
     return Cell(
         rule=rule,

@@ -26,7 +26,8 @@ from decoding.evaluation.study.strict_yaml import (
 )
 from decoding.evaluation.study.win_rates import from_counts
 from decoding.law_file import LEAST_TEMPERATURE
-from tradeoff.rules.registry import Family, family_from, from_spec
+from tradeoff.rules.info import Family
+from tradeoff.rules.registry import family_from, from_spec
 
 CONFIGS = Path(__file__).parent / "configs"
 """Folder of the shipped configurations."""

@@ -8,9 +8,9 @@ import numpy as np
 from solvers.arrays import normalised, positive_part, safe_divide
 from solvers.errors import InputError
 from solvers.roots import monotone_root
-from tradeoff.multi_draft import Selection
+from tradeoff.rule import Selection
 
-Candidates = Iterable[tuple[tuple[int, ...], float]]
+Proposals = Iterable[tuple[tuple[int, ...], float]]
 
 SMALLEST_ACC = 1e-9
 """SGLang's kernel divides by no less."""
@@ -18,18 +18,18 @@ SMALLEST_ACC = 1e-9
 
 @dataclass(frozen=True)
 class RecursiveRejection:
-    """Recursive rejection sampling: candidates are judged in turn, each against what is left of the target. Lossless.
+    """Recursive rejection sampling: drafts are judged in turn, each against what is left of the target. Lossless.
 
-    With q_1 = target and p_1 = draft, candidate x_m is kept with probability min(1, q_m(x_m) / p_m(x_m)), else
+    With q_1 = target and p_1 = draft, draft x_m is kept with probability min(1, q_m(x_m) / p_m(x_m)), else
     q_{m+1} = [q_m - p_m]_+ normalised; the replacement has the law q_{K+1}.
 
     Parameters
     ----------
     replacement
-        True: all candidates are drawn from the draft, p_m = draft, and all are rejected with probability
+        True: all drafts are drawn from the draft, p_m = draft, and all are rejected with probability
         prod_m TV(q_m, draft). Multi-step speculative sampling of SpecInfer (Miao et al., ASPLOS 2024, arXiv
         2305.09781; recalled, not read), and what the root of Algorithm 4 of Yin et al., arXiv 2411.00841, intends: as
-        printed it updates the residual once too often and is lossy. False: every candidate is drawn from the
+        printed it updates the residual once too often and is lossy. False: every draft is drawn from the
         draft without those before it, p_{m+1} = p_m off x_m, normalised; fewer are proposed where the draft has fewer
         tokens. Jeon et al., arXiv 2402.14160; the trees of Sequoia and of EAGLE's code.
 
@@ -41,12 +41,12 @@ class RecursiveRejection:
 
     replacement: bool = True
 
-    def candidates(self, draft: np.ndarray, drafts: int) -> Candidates:
+    def proposals(self, draft: np.ndarray, drafts: int) -> Proposals:
         """Enumerate the tuples that can be drawn."""
         return _draws(draft, drafts, self.replacement)
 
     def selection(self, draft: np.ndarray, target: np.ndarray, tokens: tuple[int, ...]) -> Selection:
-        """Return where the judged candidates and the last residual put the mass."""
+        """Return where the judged drafts and the last residual put the mass."""
         accepted, reached = np.zeros_like(target), 1.0
         p, q = draft, target
         for token in tokens:
@@ -55,7 +55,7 @@ class RecursiveRejection:
             reached *= 1.0 - kept
             q = normalised(positive_part(q - p), q)
             p = p if self.replacement else _off(p, (token,))
-        return Selection(accepted=accepted, replaced=reached * q)
+        return Selection(accepted=accepted, replaced=q * reached)
 
 
 def _draws(law: np.ndarray, count: int, replacement: bool) -> Iterator[tuple[tuple[int, ...], float]]:
@@ -71,9 +71,9 @@ def _draws(law: np.ndarray, count: int, replacement: bool) -> Iterator[tuple[tup
 
 @dataclass(frozen=True)
 class KSeq:
-    """K-SEQ: independent candidates are judged in turn at one inflated ratio.
+    """K-SEQ: independent drafts are judged in turn at one inflated ratio.
 
-    A candidate x is kept with probability min(1, q(x) / (rho p(x))), so each of K is kept with probability
+    A draft x is kept with probability min(1, q(x) / (rho p(x))), so each of K is kept with probability
     beta = sum min(p, q / rho) and one of them with A = 1 - (1 - beta)^K. The replacement has the law
     [q - min(p, q / rho) A / beta]_+ normalised. At the root rho* of A = rho beta in [1, K], which is the default, this
     is [q - rho p]_+, the output is the target, and A is at least 1 - (1 - 1/K)^K > 1 - 1/e of what is possible.
@@ -95,12 +95,12 @@ class KSeq:
         if self.rho is not None and not 1 <= self.rho < np.inf:
             raise InputError(f"rho: expected a finite number >= 1, or None to solve for it; got {self.rho}")
 
-    def candidates(self, draft: np.ndarray, drafts: int) -> Candidates:
+    def proposals(self, draft: np.ndarray, drafts: int) -> Proposals:
         """Enumerate the tuples of independent draws."""
         return _draws(draft, drafts, replacement=True)
 
     def selection(self, draft: np.ndarray, target: np.ndarray, tokens: tuple[int, ...]) -> Selection:
-        """Return where the judged candidates and the residual put the mass."""
+        """Return where the judged drafts and the residual put the mass."""
         rho = _k_seq_root(draft, target, len(tokens)) if self.rho is None else self.rho
         common = np.minimum(draft, target / rho)
         kept = safe_divide(common, draft, 1.0)
@@ -113,7 +113,7 @@ class KSeq:
         else:
             beta = float(common.sum())
             taken = common * (-np.expm1(len(tokens) * np.log1p(-min(beta, 1.0))) / beta) if 0 < beta < 1 else common
-        return Selection(accepted=accepted, replaced=reached * normalised(positive_part(target - taken), target))
+        return Selection(accepted=accepted, replaced=normalised(positive_part(target - taken), target) * reached)
 
 
 def _k_seq_root(draft: np.ndarray, target: np.ndarray, count: int) -> float:
@@ -132,15 +132,15 @@ class GreedyMultiDraft:
 
     Let T be those tokens and p' the draft off T, normalised. The drawn token is verified by speculative sampling with
     p' as the draft: kept with probability min(1, q / p'), else replaced from [q - p']_+ normalised. That residual holds
-    all of the target's mass on T, where p' has none, and a replacement in T is one of the candidates. So one of the
-    candidates is emitted with probability sum_T q + sum_{off T} min(q, p'), and as no output can be a candidate more
-    often, this is the best selection from these candidates.
+    all of the target's mass on T, where p' has none, and a replacement in T is one of the drafts. So one of the
+    drafts is emitted with probability sum_T q + sum_{off T} min(q, p'), and as no output can be a draft more
+    often, this is the best selection from these drafts.
 
     Hu et al., ICLR 2025, arXiv 2502.18779, as described in arXiv 2605.04543; the selection is derived here. Ties in the
     draft go to the lower token. Where T holds all of the draft's mass nothing is drawn, and the target is sampled.
     """
 
-    def candidates(self, draft: np.ndarray, drafts: int) -> Candidates:
+    def proposals(self, draft: np.ndarray, drafts: int) -> Proposals:
         """Enumerate the last token; those before it are certain."""
         top = _most_likely(draft, drafts - 1)
         for last, probability in _draws(_off(draft, top), 1, replacement=True):
@@ -150,13 +150,13 @@ class GreedyMultiDraft:
         """Return where the drawn token and the residual put the mass."""
         accepted, replaced = np.zeros_like(target), target.copy()
         off = _off(draft, tokens[:-1])
-        # no mass off the other candidates: nothing was drawn, and the last one is a top token too. If the top tokens
+        # no mass off the other drafts: nothing was drawn, and the last one is a top token too. If the top tokens
         # end with the draft's last mass, it is taken for drawn from a point mass there, which selects alike.
         if off.any():
             drawn = tokens[-1]
             kept = float(min(target[drawn], off[drawn]) / off[drawn])
             accepted[drawn] = kept
-            replaced = (1.0 - kept) * normalised(positive_part(target - off), target)
+            replaced = normalised(positive_part(target - off), target) * (1.0 - kept)
         accepted[list(tokens)] += replaced[list(tokens)]
         replaced[list(tokens)] = 0.0
         return Selection(accepted=accepted, replaced=replaced)
@@ -206,7 +206,7 @@ class SGLangTree:
             if not 0 <= value <= 1:
                 raise InputError(f"{name}: expected a threshold in [0, 1]; got {value}; 1 is lossless")
 
-    def candidates(self, draft: np.ndarray, drafts: int) -> Candidates:
+    def proposals(self, draft: np.ndarray, drafts: int) -> Proposals:
         """Return the one tuple there is: the draft's most likely tokens, the likeliest first."""
         return [(_most_likely(draft, drafts), 1.0)]
 
@@ -221,4 +221,4 @@ class SGLangTree:
             passed = max(passed, kept)
         off = target.copy()
         off[list(tokens)] = 0.0
-        return Selection(accepted=accepted, replaced=(1.0 - passed) * normalised(off, target))
+        return Selection(accepted=accepted, replaced=normalised(off, target) * (1.0 - passed))

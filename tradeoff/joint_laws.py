@@ -1,155 +1,26 @@
-"""Rules that judge a whole drafted block: what they are, and the exact joint law of the text they write.
-
-A rule of `tradeoff.rule` sees one position at a time. Some rules look ahead along the drafted block, couple its
-positions, or carry a state from one round to the next; this module gives them a protocol, and reads every ordinary
-rule as one of them.
-"""
+"""The exact joint law of the text that a block rule writes, by enumeration; an ordinary rule is one of them."""
 
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import numpy as np
 
 from solvers.arrays import Array, to_numpy
 from solvers.divergences import Divergence, divergence_named
 from solvers.errors import InputError
+from solvers.printing import counted, lines, number
 from tradeoff.problem import SUM_TOLERANCE, validated
-from tradeoff.rule import LogitRule, Rule, bonus_law, checked_rule
-
-Tokens: TypeAlias = tuple[int, ...]
+from tradeoff.rule import Block, BlockRule, Rule, TokenByToken, Tokens, Verdict
+from tradeoff.rules.registry import as_rule
 
 PrefixLaws: TypeAlias = Sequence[Array] | Callable[[Tokens], Array]
 """Law of the next token after every prefix: entry t `[vocab] * t + [vocab]`, or a function of the prefix."""
 
 MOST_BLOCKS = 200_000
 """Blocks that `joint_law` may enumerate, 0.1 ms each or 20 s in all."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Block:
-    """One round's drafted tokens and the laws around them, trusted float64 on the host.
-
-    Parameters
-    ----------
-    drafted
-        The k drafted tokens.
-    draft
-        The laws they were drawn from, `[k, vocab]`; `[k + 1, vocab]` where the draft's law after the block is known.
-    target
-        The target's laws at the same positions and after the block, `[k + 1, vocab]`.
-    raw_logits
-        The target's logits before temperature and masks, `[k + 1, vocab]`; None where only laws are known.
-    """
-
-    drafted: Tokens
-    draft: np.ndarray
-    target: np.ndarray
-    raw_logits: np.ndarray | None = None
-
-    @property
-    def target_logits(self) -> np.ndarray:
-        """Logits of the target, `[k + 1, vocab]`: raw, else log-probabilities, with the same differences."""
-        if self.raw_logits is not None:
-            return self.raw_logits
-        with np.errstate(divide="ignore"):  # minus infinity is the logit of a token without mass
-            return np.log(self.target)
-
-
-def _no_state(kept: int, token: int) -> Hashable:
-    return ()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
-    """What a rule does with one block.
-
-    Parameters
-    ----------
-    accepted
-        Probability that exactly the first n drafted tokens are kept, `[k + 1]`.
-    following
-        Law of the token emitted after n kept ones, `[k + 1, vocab]`.
-    state
-        `(kept, token) -> state` of the next round, after `kept` drafted tokens and the following `token`; asked only
-        where both have positive probability. A function, because Consultant Decoding's average includes the following
-        token, and a row of states for every token of a large vocabulary would cost more than the verdict.
-    """
-
-    accepted: np.ndarray
-    following: np.ndarray
-    state: Callable[[int, int], Hashable] = _no_state
-
-
-@runtime_checkable
-class BlockRule(Protocol):
-    """Keep the first n drafted tokens with probability accepted[n], then emit one token of law following[n]."""
-
-    def initial_state(self) -> Hashable:
-        """State before the first round, () for a rule that carries none."""
-        ...
-
-    def verdict(self, block: Block, state: Hashable) -> Verdict:
-        """Judge a block drafted after a round that left `state`."""
-        ...
-
-
-@dataclass(frozen=True)
-class TokenByToken:
-    """An ordinary rule as a block rule: tokens are judged in turn, and the first rejected one ends the block.
-
-    accepted[n] = b_1 ... b_n (1 - b_{n+1}), following[n] is the residual at position n + 1 (of the rejected token, if
-    the rule's residual depends on it), and following[k] the bonus law.
-
-    Parameters
-    ----------
-    rule
-        Any `tradeoff.rule.Rule`. If it has a `bonus` of its own, blocks must hold the draft's law after the block; if
-        it compares logits, it gets the block's raw ones.
-    """
-
-    rule: Rule
-
-    def initial_state(self) -> Hashable:
-        """Return (): the tokens are judged independently."""
-        return ()
-
-    def verdict(self, block: Block, state: Hashable) -> Verdict:
-        """Return the law of the first rejection and the residuals of the drafted tokens."""
-        count, tokens = len(block.drafted), np.array(block.drafted)
-        rule = _with_logits(self.rule, block, slice(count))
-        draft, target = block.draft[:count], block.target[:count]
-        kept = to_numpy(rule.acceptance(draft, target))[np.arange(count), tokens]
-        reached = np.append(1.0, np.cumprod(kept))
-        residual = rule.residual(draft, target)
-        if hasattr(residual, "after"):
-            replaced = to_numpy(residual.after(tokens))
-        else:
-            replaced = to_numpy(residual)
-            replaced = replaced[np.arange(count), tokens] if replaced.ndim == 3 else replaced
-        return Verdict(
-            accepted=reached * np.append(1.0 - kept, 1.0),
-            following=np.concatenate([replaced, self._bonus(block)[None]]),
-        )
-
-    def _bonus(self, block: Block) -> np.ndarray:
-        count = len(block.drafted)
-        if not hasattr(self.rule, "bonus"):
-            return block.target[count]
-        if len(block.draft) == count:
-            raise InputError(
-                f"{self.rule!r}: expected the draft's law after the block, draft of shape [{count + 1}, vocab], for "
-                f"its bonus; got {block.draft.shape}; add that row"
-            )
-        return to_numpy(bonus_law(_with_logits(self.rule, block, count), block.draft[count], block.target[count]))
-
-
-def _with_logits(rule: Rule, block: Block, rows: slice | int) -> Rule:
-    if block.raw_logits is None or not isinstance(rule, LogitRule):
-        return rule
-    return rule.with_logits(None, block.raw_logits[rows])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,23 +47,31 @@ class JointLaw:
     accepted: float
     rejections: float
 
-    def divergence(self, divergence: str | Divergence) -> float:
+    def divergence_in(self, divergence: str | Divergence) -> float:
         """Divergence of the text's law from the target's: any of `solve_pareto`'s; infinite where it is."""
         return float(divergence_named(divergence).value(self.law.ravel(), self.target.ravel()))
 
     @property
     def tv(self) -> float:
         """TV(law, target)."""
-        return self.divergence("tv")
+        return self.divergence_in("tv")
 
     @property
     def kl(self) -> float:
         """KL(law, target) in nats; infinite where the rule writes what the target never would."""
-        return self.divergence("kl")
+        return self.divergence_in("kl")
+
+    def __repr__(self) -> str:
+        return lines(
+            f"{type(self).__name__} ({counted(self.law.ndim, 'token')}): TV {number(self.tv)}, KL {number(self.kl)} "
+            "nats from the target's text",
+            f"{number(self.target_calls)} target calls, {number(self.accepted)} accepted tokens, "
+            f"{number(self.rejections)} rejections expected; .divergence_in(name), .law",
+        )
 
 
 def joint_law(
-    rule: BlockRule,
+    rule: Rule | BlockRule | str,
     draft: PrefixLaws,
     target: PrefixLaws,
     *,
@@ -209,7 +88,7 @@ def joint_law(
     Parameters
     ----------
     rule
-        A `BlockRule`; an ordinary rule goes in as `TokenByToken(rule)`.
+        A `BlockRule`, or an ordinary rule, which judges token by token; or the spec of either.
     draft, target
         Law of token t + 1 after every prefix of t tokens: sequences whose entry t has shape `[vocab] * t + [vocab]`,
         at least `horizon` of them, or functions from the prefix, a tuple of tokens, to a law `[vocab]`.
@@ -227,7 +106,8 @@ def joint_law(
         Laws that are not laws or have no common vocabulary, a length below 1, more than `MOST_BLOCKS` blocks, or a
         rule whose verdict is not one.
     """
-    checked_rule(rule, "initial_state", "verdict")
+    given = as_rule(rule, kind=("token", "block"), taken_by="joint_law")
+    rule = given if isinstance(given, BlockRule) else TokenByToken(given)
     texts = _Texts.checked(draft, target, target_logits, draft_length=draft_length, horizon=horizon)
     law = np.zeros_like(texts.joint)
     waiting = [defaultdict[tuple[Tokens, Hashable], float](float) for _ in range(horizon)]
@@ -358,7 +238,9 @@ def _tabulated(law_after: Callable[[Tokens], Array], name: str, vocab: int, leng
 
 def _check_size(vocab: int, draft_length: int, horizon: int) -> None:
     if max(draft_length, horizon) > MOST_BLOCKS:
-        raise InputError(f"joint_law: expected lengths up to {MOST_BLOCKS}; got {repr(max(draft_length, horizon))[:80]}")
+        raise InputError(
+            f"joint_law: expected lengths up to {MOST_BLOCKS}; got {repr(max(draft_length, horizon))[:80]}"
+        )
     blocks = sum(vocab ** (length + min(draft_length, horizon - length)) for length in range(horizon))
     if blocks > MOST_BLOCKS:
         raise InputError(
