@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from solvers.arrays import ROUNDING, Array, in_pieces, mass, positive_part, safe_divide
@@ -191,7 +192,9 @@ def dual_line(
     moved = p - clipped
     # an infinite slope where nothing moves costs nothing
     linear = mass(xp.where(moved == 0, zero, xp.where(moved == 0, zero, slope) * moved))
-    price = f.slope(ceiling) - f.slope(floor)
+    with np.errstate(invalid="ignore"):
+        price = f.slope(ceiling) - f.slope(floor)
+    price = xp.where(xp.isnan(price), xp.zeros_like(price) + xp.inf, price)  # both slopes infinite
     return xp.where(valid, f.value(clipped, q) + linear, xp.zeros_like(linear)), price
 
 

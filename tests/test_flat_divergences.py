@@ -42,7 +42,9 @@ def test_the_flat_interval_is_found_to_the_last_digit():
     assert TROUGH.flat == (0.75, 1.5)
     assert DIVERGENCES["tv"].flat == (0.0, 1.0)
     assert f_divergence(lambda t: (t - 1) ** 2, lambda t: 2 * (t - 1)).flat == (1.0, 1.0)
-    with pytest.raises(InputError, match=r"hockey: expected a strictly convex f; got one that is straight from 0 to 1.5"):
+    with pytest.raises(
+        InputError, match=r"hockey: expected a strictly convex f; got one that is straight from 0 to 1.5"
+    ):
         f_divergence(HOCKEY.function, HOCKEY.slope, name="hockey", strictly_convex=True)
 
 

@@ -78,7 +78,8 @@ def test_a_common_price_at_an_order_near_one_is_that_of_kl(order):
     draft, target = np.array([0.7, 0.2, 0.1]), np.array([0.4, 0.4, 0.2])
     for price in (0.05, 0.3, 2.0):
         ours, kl = (
-            float(evaluate(CommonPrice(price=price, divergence=each), draft, target).rejection) for each in (order, "kl")
+            float(evaluate(CommonPrice(price=price, divergence=each), draft, target).rejection)
+            for each in (order, "kl")
         )
         assert abs(ours - kl) <= 1e-9  # the orders differ by 1e-10 at most, and R moves in proportion
 

@@ -358,7 +358,9 @@ def _tabulated(law_after: Callable[[Tokens], Array], name: str, vocab: int, leng
 
 def _check_size(vocab: int, draft_length: int, horizon: int) -> None:
     if max(draft_length, horizon) > MOST_BLOCKS:
-        raise InputError(f"joint_law: expected lengths up to {MOST_BLOCKS}; got {repr(max(draft_length, horizon))[:80]}")
+        raise InputError(
+            f"joint_law: expected lengths up to {MOST_BLOCKS}; got {repr(max(draft_length, horizon))[:80]}"
+        )
     blocks = sum(vocab ** (length + min(draft_length, horizon - length)) for length in range(horizon))
     if blocks > MOST_BLOCKS:
         raise InputError(

@@ -300,7 +300,9 @@ def _check_shape(rule: Rule, draft: Array, name: str, array: Array, *shapes: tup
         )
     # complex numbers compare, and would go on into every result
     if array_namespace(array).isdtype(array.dtype, "complex floating"):
-        raise InputError(f"{rule!r}: expected {name} of real numbers; got {array.dtype}; take its real part in the rule")
+        raise InputError(
+            f"{rule!r}: expected {name} of real numbers; got {array.dtype}; take its real part in the rule"
+        )
 
 
 def _check_law(rule: Rule, name: str, law: Array, total: Array | float) -> None:
