@@ -50,7 +50,7 @@ class Certificate:
         return finite - xp.where(unattainable, xp.zeros_like(self.bound), self.bound)
 
     def holds(self, tolerance: float = 1e-6) -> bool:
-        """Whether every row is feasible and optimal: infeasibility and size of the gap at most `tolerance` (1 + value)."""
+        """Whether every row is feasible and optimal: infeasibility and |gap| at most `tolerance` (1 + value)."""
         xp = array_namespace(self.value)
         finite = xp.isfinite(self.value)
         allowed = tolerance * (1.0 + xp.where(finite, xp.abs(self.value), xp.zeros_like(self.value)))

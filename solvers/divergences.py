@@ -23,7 +23,6 @@ from solvers.convexity import check_convex, flat_interval
 from solvers.errors import InputError
 from solvers.roots import monotone_root
 
-
 LEAST_ORDER = 1e-200
 """Alpha orders nearer to 0 are 0: they differ by |order| log(ratio)^2 relative, and smaller ones would underflow."""
 

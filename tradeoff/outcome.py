@@ -265,7 +265,8 @@ def _checked_logits(logits: Array | None, name: str, draft: Array) -> Array | No
             f"{name}: expected the laws' own array type, device and shape {tuple(draft.shape)}; got "
             f"{type(logits).__name__} of shape {tuple(getattr(logits, 'shape', ()))}"
         )
-    xp, logits = array_namespace(logits), without_gradient(logits)
+    logits = without_gradient(logits)
+    xp = array_namespace(logits)
     if not xp.isdtype(logits.dtype, ("real floating", "integral")):
         raise InputError(f"{name}: expected real numbers; got {logits.dtype}")
     if bool(xp.any(xp.isnan(logits))):

@@ -13,9 +13,9 @@ from tradeoff.rules.kernels import WithoutRejected
 from tradeoff.rules.parts import (
     at_least,
     best_tokens,
-    first_tokens,
     between,
     capped,
+    first_tokens,
     greedy_law,
     highest,
     indicator,
@@ -124,8 +124,8 @@ class TensorRTRelaxed(_GreedyReplacement):
     -----
     `mtpKernels.cu` and `_torch/speculative/mtp.py` of TensorRT-LLM, pull request 3865; outside of thinking its delta
     is 0 with the same top k. It reads softmax(raw logits): pass `target_logits` if the target law carries a temperature
-    or a mask. Its top k are `torch.topk`'s, exactly k, which promises no order among equal probabilities: here the lower
-    index comes first, and the first of them is the replacement.
+    or a mask. Its top k are exactly k, by `torch.topk`, which promises no order among equal probabilities: here the
+    lower index comes first, and the first of them is the replacement.
     """
 
     top_k: int = 1
