@@ -69,9 +69,9 @@ def test_one_row_without_levels_fails_a_shared_budget(levels):
 
 def test_a_value_below_its_bound_is_no_proof():
     row = np.asarray(0.0)
-    for value, bound in ((0.5, 0.6), (1.0, np.inf), (np.nan, 0.0), (0.0, np.nan)):
+    for value, proved in ((0.5, 0.6), (1.0, np.inf), (np.nan, 0.0), (0.0, np.nan)):
         certificate = Certificate(
-            value=np.asarray(value), bound=np.asarray(bound), price=row, infeasibility=row, unique=row > 0
+            value=np.asarray(value), bound=np.asarray(proved), price=row, infeasibility=row, unique=row > 0
         )
         assert not certificate.holds()
 

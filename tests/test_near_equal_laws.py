@@ -93,4 +93,4 @@ def test_orders_are_named_by_all_their_digits():
     assert alpha_divergence(1.000000000001).program is None
     for order in (None, "one", [1.0], 10**400):
         with pytest.raises(InputError, match="alpha: expected a finite order; got"):
-            alpha_divergence(order)
+            alpha_divergence(order)  # type: ignore[arg-type]

@@ -148,7 +148,7 @@ def test_laws_that_require_grad_have_the_answers_of_laws_that_do_not():
     assert shared.at(rejection=0.1).certificate.holds()
     assert len(Positions.of(draft[None], target[None])) == 1
     assert len(Positions.from_logits(draft[None], target[None])) == 1
-    chain = chains.MarkovChain(transitions=draft.expand(3, 3), initial=draft)
+    chain = chains.MarkovChain(transitions=draft.expand(3, 3), initial=draft)  # type: ignore[arg-type]
     assert chain.tokens == 3
 
 

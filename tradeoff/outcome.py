@@ -257,9 +257,10 @@ def evaluate(
     return outcome_of(draft, target, acceptance, residual, bonus, sampled)
 
 
-def _checked_logits(logits: Array | None, name: str, draft: Array) -> Array | None:
-    if logits is None:
+def _checked_logits(given: Array | None, name: str, draft: Array) -> Array | None:
+    if given is None:
         return None
+    logits: Array = given
     if type(logits) is not type(draft) or tuple(logits.shape) != tuple(draft.shape) or device(logits) != device(draft):
         raise InputError(
             f"{name}: expected the laws' own array type, device and shape {tuple(draft.shape)}; got "
