@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from solvers.arrays import ROUNDING, Array, in_pieces, mass, positive_part, safe_divide
@@ -50,7 +51,7 @@ class Certificate:
         return finite - xp.where(unattainable, xp.zeros_like(self.bound), self.bound)
 
     def holds(self, tolerance: float = 1e-6) -> bool:
-        """Whether every row is feasible and optimal: infeasibility and gap at most `tolerance` (1 + value)."""
+        """Whether every row is feasible and optimal: infeasibility and |gap| at most `tolerance` (1 + value)."""
         xp = array_namespace(self.value)
         finite = xp.isfinite(self.value)
         allowed = tolerance * (1.0 + xp.where(finite, xp.abs(self.value), xp.zeros_like(self.value)))
@@ -200,7 +201,9 @@ def dual_line(
     moved = p - clipped
     # an infinite slope where nothing moves costs nothing
     linear = mass(xp.where(moved == 0, zero, xp.where(moved == 0, zero, slope) * moved))
-    price = f.slope(ceiling) - f.slope(floor)
+    with np.errstate(invalid="ignore"):
+        price = f.slope(ceiling) - f.slope(floor)
+    price = xp.where(xp.isnan(price), xp.zeros_like(price) + xp.inf, price)  # both slopes infinite
     return xp.where(valid, f.value(clipped, q) + linear, xp.zeros_like(linear)), price
 
 

@@ -40,7 +40,7 @@ def check_convex(name: str, function: Callable[[Array], Array], derivative: Call
 
 
 def _ratios() -> np.ndarray:
-    """Even and random points in log t, and points that close in on 1, where nearly equal laws have their ratios."""
+    """Even and random points in log t, and points that close in on 1, where ratios of near laws are."""
     around = np.outer([-1.0, 1.0], np.logspace(-6, -0.5, POINTS // 4)).ravel()
     logarithms = [
         np.linspace(-6, 6, POINTS) * math.log(10),

@@ -190,6 +190,7 @@ def certify_drafts(
         drop = slope[..., :-1] - slope[..., 1:]
         # an infinite slope where nothing could be moved costs nothing
         lost = mass(xp.where((drop > 0) & ~(xp.isinf(drop) & (xp.abs(slack) <= ROUNDING)), drop * slack, 0 * slack))
+        price = slope[..., 0] - slope[..., -1]
     value = divergence.value(output, target)
     finite, zero = xp.isfinite(value), xp.zeros_like(value)
     off_support = least_leak(draft, target, drafts, replacement=replacement)
@@ -204,7 +205,7 @@ def certify_drafts(
     return Certificate(
         value=value,
         bound=xp.where(unattainable, zero + xp.inf, bound),
-        price=slope[..., 0] - slope[..., -1],
+        price=price,
         infeasibility=xp.where(numbers, xp.maximum(broken, overspent), zero + xp.inf),
         unique=finite & (determined | ((total_variation(output, target) <= ROUNDING) & divergence.zero_is_equality)),
     )

@@ -89,7 +89,7 @@ class SortedFront:
             return value + np.where(leaked > 0, leaked * f.slope_at_infinity, 0.0)
 
     def rejection_at_price(self, price: np.ndarray) -> np.ndarray:
-        """The rejection that minimises divergence + price * rejection; the lossless TV where that costs nothing."""
+        """The rejection that minimises divergence + price * rejection; at price 0 TV, which is lossless."""
         finite = np.minimum(price, HIGHEST_PRICE)
         return np.where(
             price > 0, self._root(lambda rejection: finite - self.price(rejection), price), self.total_variation
@@ -128,7 +128,7 @@ class SortedFront:
         return np.sort(np.minimum(points, self.total_variation), axis=-1)
 
     def _leaked(self, rejection: np.ndarray) -> np.ndarray:
-        """Draft mass off the target's support that is not rejected; a rounding is no leak, if anything is rejected."""
+        """Draft mass off the target's support that is not rejected; a rounding is no leak but at rejection 0."""
         left = self.off_support - rejection
         return np.where(left > np.where(rejection > 0, ROUNDING, 0.0), left, 0.0)
 

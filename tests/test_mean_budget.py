@@ -1,5 +1,7 @@
 """One budget for many positions: against every transfer between two rows, and against simpler ways to spend it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -259,3 +261,27 @@ def test_alternatives_take_torch_laws():
     found = front.alternatives(rejection=0.4)
     for name in ("rejection", "common_price", "equal_budgets", "common_ceiling"):
         assert_close(getattr(found, name), getattr(expected, name), "divergence")
+
+
+def test_a_shared_budget_needs_a_few_arrays_and_works_in_pieces(monkeypatch):
+    rng = np.random.default_rng(0)
+    draft, target = rng.dirichlet(np.full(500, 0.1), size=(2, 60))
+    whole = solve_pareto(draft, target, divergence="kl", budget="mean", rejection=[0.1, 0.3])
+    expected = whole.at(rejection=0.2)
+    monkeypatch.setattr("solvers.arrays.PIECE", 1000)
+    given = draft.nbytes + target.nbytes
+    tracemalloc.start()
+    front = solve_pareto(draft, target, divergence="kl", budget="mean", rejection=[0.1, 0.3])
+    solved = tracemalloc.get_traced_memory()[1] / given
+    tracemalloc.reset_peak()
+    point = front.at(rejection=0.2)
+    found = tracemalloc.get_traced_memory()[1] / given
+    tracemalloc.reset_peak()
+    assert point.certificate.holds(tolerance("divergence"))
+    proved = tracemalloc.get_traced_memory()[1] / given
+    tracemalloc.stop()
+    assert solved < 5, f"{solved:.1f} times the laws that came in"
+    assert max(found, proved) < 8, f"{found:.1f} and {proved:.1f} times the laws that came in"
+    for name in ("acceptance", "residual", "output_law", "rejection", "divergence"):
+        np.testing.assert_array_equal(getattr(point, name), getattr(expected, name))
+    np.testing.assert_array_equal(front.divergence, whole.divergence)

@@ -44,6 +44,17 @@ def test_no_extreme_position_costs_more_than_the_worst_case(name, price):
     assert outcome.kl <= worst_kl(np.array(price)) + 1e-12
 
 
+@pytest.mark.parametrize("kl", np.logspace(-11, 1.7, 40))
+def test_no_position_costs_more_than_the_allowance_it_was_priced_for(kl):
+    # the pair that costs most at the price, decoded at that price: strictly within, and nearly all of it
+    price = float(price_within(np.array(kl)))
+    floor = -np.expm1(-price) / price
+    high = (1 - floor) / -np.expm1(-price)
+    seldom = high * np.exp(-price) / floor
+    outcome = apply_rule(CommonPrice(price=price), np.array([1.0, 0.0]), np.array([seldom, 1 - seldom]))
+    assert kl * (1 - 1e-4) < float(outcome.kl) <= kl
+
+
 def test_the_worst_case_is_below_both_simple_bounds_and_rises_with_the_price():
     prices = np.concatenate([[0.0], np.logspace(-9, 2, 200)])
     worst = worst_kl(prices)

@@ -8,6 +8,7 @@ from laws import BACKENDS, EXTREME_PAIRS, MEASURES, law_pairs, oracle_ceiling, o
 from tolerances import assert_at_most, assert_close
 
 from solvers.closed_form import ratio_clip_at_rejection
+from solvers.divergences import DIVERGENCES
 from solvers.sorted_front import SortedFront
 
 every_measure = pytest.mark.parametrize("name", MEASURES)
@@ -162,3 +163,26 @@ def test_rows_and_queries_are_answered_elementwise_on_the_host(convert):
             assert_close(each[row], one[0], "mass")
     assert_close(found[4], rejection, "search")
     assert_close(found[5], rejection, "search")
+
+
+def test_rejections_below_rounding_of_a_leak_are_found_where_nothing_leaks():
+    draft, target = np.array([[0.7, 0.2, 0.1]]), np.array([[0.4, 0.4, 0.2]])
+    front = SortedFront(draft, target, DIVERGENCES["kl"])
+    nothing = np.zeros((1, 1))
+    for rejection in (1e-9, 1e-11, 1e-12, 1e-13):
+        # near R = 0 the front is its tangent; its value at 0 has sixteen digits, of which the difference keeps some
+        wanted = front.least_divergence(nothing) - rejection * front.price(nothing)
+        assert abs(float(front.rejection_at_divergence(wanted)[0, 0]) / rejection - 1) < 2e-16 / rejection
+
+
+def test_rows_are_worked_on_in_pieces_that_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    draft, target = rng.dirichlet(np.full(40, 0.2), size=(2, 9))
+    whole = SortedFront(draft, target, DIVERGENCES["kl"])
+    monkeypatch.setattr("solvers.arrays.PIECE", 80)
+    pieces = SortedFront(draft, target, DIVERGENCES["kl"])
+    assert len(pieces._sides) == 5
+    wanted = np.linspace(0, 1, 7) * whole.total_variation
+    for name in ("least_divergence", "price"):
+        np.testing.assert_array_equal(getattr(pieces, name)(wanted), getattr(whole, name)(wanted))
+    np.testing.assert_array_equal(pieces.breakpoints(), whole.breakpoints())

@@ -289,19 +289,20 @@ def evaluate(
     return outcome_of(draft, target, acceptance, residual, bonus, sampled)
 
 
-def _checked_logits(logits: Array | None, name: str, draft: Array) -> Array | None:
-    if logits is None:
+def _checked_logits(given: Array | None, name: str, draft: Array) -> Array | None:
+    if given is None:
         return None
+    logits: Array = given
     if type(logits) is not type(draft) or tuple(logits.shape) != tuple(draft.shape) or device(logits) != device(draft):
         raise InputError(
             f"{name}: expected the laws' own array type, device and shape {tuple(draft.shape)}; got "
             f"{type(logits).__name__} of shape {tuple(getattr(logits, 'shape', ()))}"
         )
-    xp: Any = array_namespace(logits)
-    real: Any = without_gradient(logits)
-    if not xp.isdtype(real.dtype, ("real floating", "integral")):
-        raise InputError(f"{name}: expected real numbers; got {real.dtype}")
-    if bool(xp.any(xp.isnan(real))):
+    logits = without_gradient(logits)
+    xp = array_namespace(logits)
+    if not xp.isdtype(logits.dtype, ("real floating", "integral")):
+        raise InputError(f"{name}: expected real numbers; got {logits.dtype}")
+    if bool(xp.any(xp.isnan(logits))):
         raise InputError(f"{name}: expected numbers or -inf; got NaN; check the model's weights and dtype")
     return xp.astype(real, xp.float64)
 

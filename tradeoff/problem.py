@@ -134,12 +134,11 @@ def checked_probabilities(values: Any, name: str, like: Array) -> Array:
         What is no array of real numbers, another shape, a number outside [0, 1], NaN.
     """
     xp = array_namespace(like)
-    values = without_gradient(values) if is_array_api_obj(values) else values
-    dtype = getattr(values, "dtype", None)
-    if is_array_api_obj(values) and array_namespace(values).isdtype(dtype, "complex floating"):
-        raise InputError(f"{name}: expected real numbers; got {dtype}; pass probabilities")
+    kind = str(getattr(values, "dtype", ""))
+    if "complex" in kind:
+        raise InputError(f"{name}: expected real numbers; got {kind}; pass probabilities")
     try:
-        chosen = xp.asarray(values, dtype=xp.float64, device=device(like))
+        chosen = xp.asarray(without_gradient(values), dtype=xp.float64, device=device(like))
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: expected an array of probabilities; got {type(values).__name__}") from None
     if chosen.shape != like.shape:

@@ -295,11 +295,13 @@ def common_horizon(chains: Sequence[MarkovChain], horizon: int | None) -> int:
 def _numbers(values: Any, name: str) -> np.ndarray:
     try:
         plain = np.asarray(to_numpy(values) if hasattr(values, "shape") else values)
-        if np.iscomplexobj(plain):
-            raise InputError(f"{name}: expected real numbers; got {plain.dtype}; pass probabilities")
-        return np.array(plain, dtype=np.float64)
+        real = not np.iscomplexobj(plain)
+        numbers = np.array(plain, dtype=np.float64) if real else np.zeros(0)
     except (TypeError, ValueError):
         raise InputError(f"{name}: expected an array of probabilities; got {type(values).__name__}") from None
+    if not real:
+        raise InputError(f"{name}: expected real numbers; got {plain.dtype}; pass probabilities")
+    return numbers
 
 
 def _order(states: int, tokens: int) -> int:

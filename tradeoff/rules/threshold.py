@@ -124,7 +124,7 @@ class TensorRTRelaxed(_GreedyReplacement):
     -----
     `mtpKernels.cu` and `_torch/speculative/mtp.py` of TensorRT-LLM, pull request 3865; outside of thinking its delta
     is 0 with the same top k. It reads softmax(raw logits): pass `target_logits` if the target law carries a temperature
-    or a mask. Its top k are `torch.topk`'s, exactly k, which promises no order among equal probabilities: here the
+    or a mask. Its top k are exactly k, by `torch.topk`, which promises no order among equal probabilities: here the
     lower index comes first, and the first of them is the replacement.
     """
 
