@@ -9,10 +9,11 @@ import torch
 
 from solvers.errors import InputError
 from tradeoff import best_residual, chains, convert, evaluate, rules, solve_multi_draft_pareto, solve_pareto
-from tradeoff.blocks import TokenByToken, joint_law
 from tradeoff.conformance import check
-from tradeoff.multi_draft import evaluate_drafts
+from tradeoff.joint_laws import joint_law
+from tradeoff.multi_draft_outcome import evaluate_multi_draft
 from tradeoff.positions import Positions
+from tradeoff.rule import TokenByToken
 
 DRAFT, TARGET = np.array([0.7, 0.2, 0.1]), np.array([0.4, 0.4, 0.2])
 LOSSLESS, LENIENT = rules.SpeculativeSampling(), rules.Lenience(factor=0.5)
@@ -55,12 +56,12 @@ CALLS = {
     "evaluate draft": lambda bad: evaluate(LOSSLESS, bad, TARGET),
     "evaluate sampled_draft": lambda bad: evaluate(LOSSLESS, DRAFT, TARGET, sampled_draft=bad),
     "evaluate logits": lambda bad: evaluate(rules.TensorRTRelaxed(), DRAFT, TARGET, target_logits=bad),
-    "outcome divergence": lambda bad: evaluate(LOSSLESS, DRAFT, TARGET).divergence(bad),
+    "outcome divergence": lambda bad: evaluate(LOSSLESS, DRAFT, TARGET).divergence_in(bad),
     "outcome round": lambda bad: evaluate(LOSSLESS, DRAFT, TARGET).round(bad),
     "from_spec": rules.from_spec,
     "best_residual": lambda bad: best_residual(DRAFT, TARGET, bad),
-    "evaluate_drafts rule": lambda bad: evaluate_drafts(bad, DRAFT, TARGET, drafts=2),
-    "evaluate_drafts drafts": lambda bad: evaluate_drafts(rules.KSeq(rho=1.0), DRAFT, TARGET, drafts=bad),
+    "evaluate_multi_draft rule": lambda bad: evaluate_multi_draft(bad, DRAFT, TARGET, drafts=2),
+    "evaluate_multi_draft drafts": lambda bad: evaluate_multi_draft(rules.KSeq(rho=1.0), DRAFT, TARGET, drafts=bad),
     "several drafts": lambda bad: solve_multi_draft_pareto(DRAFT, TARGET, drafts=bad),
     "convert rule": lambda bad: convert(bad, to="lenience", at=(DRAFT, TARGET)),
     "convert to": lambda bad: convert(LENIENT, to=bad, at=(DRAFT, TARGET)),
@@ -109,10 +110,10 @@ def test_bad_arguments_are_told_in_one_line_or_used(call):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (rules.Lenience, r"rule: expected a rule, a value; got the class Lenience; call it: Lenience\(...\)"),
-        ("lenience:factor=0.5", r"got the text 'lenience:factor=0.5'; use tradeoff.rules.from_spec"),
-        (rules.KSeq(rho=1.0), r"methods acceptance and residual; got KSeq without acceptance and residual"),
-        (None, "got NoneType without acceptance and residual"),
+        (rules.Lenience, r"got the class Lenience; make a rule of it, Lenience\(...\)"),
+        ("lenience:factor=7", "factor: expected"),
+        (rules.KSeq(rho=1.0), r"got KSeq\(rho=1.0\)"),
+        (None, "or its spec such as 'lenience:factor=0.8'; got None"),
     ],
 )
 def test_every_function_that_takes_a_rule_names_what_is_wrong_with_it(rule, message):
@@ -128,7 +129,7 @@ def test_every_function_that_takes_a_rule_names_what_is_wrong_with_it(rule, mess
 
 def test_a_spec_that_is_no_text_is_told():
     for spec in (None, 3, LENIENT):
-        with pytest.raises(InputError, match="rule: expected a text such as 'lenience:factor=0.8'; got"):
+        with pytest.raises(InputError, match="rule: expected a spec such as 'lenience'"):
             rules.from_spec(spec)  # type: ignore[arg-type]
 
 

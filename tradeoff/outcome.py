@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -304,7 +303,7 @@ def _checked_logits(given: Array | None, name: str, draft: Array) -> Array | Non
         raise InputError(f"{name}: expected real numbers; got {logits.dtype}")
     if bool(xp.any(xp.isnan(logits))):
         raise InputError(f"{name}: expected numbers or -inf; got NaN; check the model's weights and dtype")
-    return xp.astype(real, xp.float64)
+    return xp.astype(logits, xp.float64)
 
 
 def _check_rule(rule: Rule, draft: Array, acceptance: Array, residual: "Array | ResidualKernel", bonus: Array) -> None:
