@@ -119,9 +119,9 @@ class SortedFront:
         points[:, 0] = 0.0
         start = 0
         for sides in self._sides:
-            column = 1
+            column, rows = 1, sides[0].budget.shape[0]
             for side in sides:
-                rows, length = side.budget.shape
+                length = side.budget.shape[1]
                 points[start : start + rows, column : column + length] = to_numpy(side.budget)
                 column += length
             start += rows

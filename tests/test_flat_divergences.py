@@ -1,6 +1,7 @@
 """Divergences of one's own whose f is flat around 1: less rejection than TV is enough, and the law is not unique."""
 
 from dataclasses import replace
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -33,7 +34,8 @@ def least(name, drafts, targets, weights, limit, *, of):
     divergence = sum(w * PROGRAMS[name][1](x, q) for w, x, q in zip(weights, laws, targets, strict=True))
     rejection = sum(w * cp.sum(cp.pos(p - x)) for w, x, p in zip(weights, laws, drafts, strict=True))
     objective, budget = (divergence, rejection) if of == "divergence" else (rejection, divergence)
-    problem = cp.Problem(cp.Minimize(objective), [budget <= limit, *(cp.sum(law) == 1 for law in laws)])
+    constraints: list[Any] = [budget <= limit, *(cp.sum(law) == 1 for law in laws)]
+    problem = cp.Problem(cp.Minimize(objective), constraints)
     return float(problem.solve(solver=cp.CLARABEL))  # type: ignore[arg-type]
 
 
