@@ -119,10 +119,10 @@ class SortedFront:
         points[:, 0] = 0.0
         start = 0
         for sides in self._sides:
-            column = 1
+            column, rows = 1, sides[0].budget.shape[0]
             for side in sides:
                 length = side.budget.shape[1]
-                points[start : start + len(side.budget), column : column + length] = to_numpy(side.budget)
+                points[start : start + rows, column : column + length] = to_numpy(side.budget)
                 column += length
             start += len(sides[0].budget)
         return np.sort(np.minimum(points, self.total_variation), axis=-1)

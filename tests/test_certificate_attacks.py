@@ -131,7 +131,7 @@ def test_right_answers_to_half_precision_laws_of_a_large_vocabulary_are_proved(d
 def test_a_sequence_is_not_proved_by_floors_or_prices_that_are_none():
     rng = np.random.default_rng(0)
     draft, target = (
-        chains.MarkovChain(transitions=rng.dirichlet(np.ones(3), 3), initial=np.array([1.0, 0, 0])) for _ in "ab"
+        chains.MarkovChain(transitions=rng.dirichlet(np.ones(3), 3), initial=np.array([1, 0, 0])) for _ in "ab"
     )
     point = chains.solve_sequence_pareto(draft, target, horizon=4, price=[0.5]).points[0]
     assert point.certificate.holds()

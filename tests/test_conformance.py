@@ -373,7 +373,10 @@ def test_frequencies_are_those_of_the_possible_tokens_since_the_others_have_a_ca
 LAW = np.array([0.5, 0.5])
 BAD_ARGUMENTS = {
     "sampler": ({"sampler": 3}, "sampler: expected a callable .* got int"),
-    "rule": ({"rule": 3}, "conformance.check: expected a rule that judges one token at a time, or its spec such as"),
+    "rule": (
+        {"rule": "SpeculativeSampling"},
+        "rule: expected a rule; got the text 'SpeculativeSampling'; use tradeoff.rules.from_spec",
+    ),
     "randomness": ({"randomness": "uniform"}, "randomness: expected one of 'generator', 'uniforms', 'closed"),
     "no draws": ({"draws": 0}, "draws: expected a whole number of at least 1; got 0"),
     "draws a float": ({"draws": 1e4}, "draws: expected a whole number of at least 1; got 10000.0"),

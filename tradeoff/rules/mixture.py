@@ -29,8 +29,8 @@ class Ensemble:
     -----
     transformers' `assistant_ensemble_weight` (pull request 45979; inside (0, 1), None is 1, bonus from the target).
     When sampling it is this rule; with `do_sample=False` it emits the argmax of w target + (1 - w) draft at every
-    drafted place, which is not this rule on one-hot laws.
-    DIVERSED, arXiv 2604.07622, Proposition 1; CoS, arXiv 2502.01662; `interp.py` of the Cactus code with w = 1/2.
+    drafted place, which is not this rule on one-hot laws. DIVERSED, arXiv 2604.07622, Proposition 1; CoS, arXiv
+    2502.01662; `interp.py` of the Cactus code with w = 1/2.
     """
 
     target_weight: float
