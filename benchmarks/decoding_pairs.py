@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from decoding.pairs import load_pair
+from decoding.huggingface.pair import load_pair
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

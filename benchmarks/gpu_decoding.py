@@ -30,7 +30,7 @@ import decoding
 from benchmarks.decoding_pairs import random_model
 from benchmarks.decoding_speed import ASSISTED, DRAFT_LENGTH, SAMPLING, Asked, assisted, sampling
 from benchmarks.harness import interleaved_seconds, quantiles, write_rows
-from decoding.cache import BUCKET
+from decoding.models.cached_model import BUCKET
 from tradeoff.rules import Synthetic
 
 RATE, REPEATS, BATCHES = 0.8, 5, (1, 8, 32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from decoding.evaluation.stamp import stamp
+from decoding.evaluation.files.stamp import stamp
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,7 +15,7 @@ from rich.table import Table
 import decoding
 from benchmarks.harness import write_rows
 from decoding import embedded
-from decoding.evaluation.positions import collect_positions
+from decoding.evaluation.positions.collect import collect_positions
 from decoding.evaluation.prompts import read_prompts
 from decoding.huggingface import hide_progress_bars
 from solvers.roots import monotone_root

@@ -17,8 +17,8 @@ from benchmarks.closed_form import laws as zipf_laws
 from benchmarks.harness import interleaved_seconds, quantiles, write_rows
 from solvers.convex_multi_draft import solve_drafts
 from tradeoff import solve_pareto
-from tradeoff.multi_draft_front import effective_draft, optimal_acceptance, solve_multi_draft_pareto
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.fronts.multi_draft import effective_draft, optimal_acceptance, solve_multi_draft_pareto
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection
 
 PAIRS, VOCAB, CONCENTRATION, SEED = 100, 6, 0.6, 0

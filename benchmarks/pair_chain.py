@@ -23,15 +23,15 @@ from rich.table import Table
 import decoding
 from benchmarks.harness import write_rows
 from decoding import embedded
-from decoding.evaluation.calibration import FAMILIES
-from decoding.evaluation.positions import seed_for
+from decoding.evaluation.positions.calibration import FAMILIES
+from decoding.evaluation.positions.collect import seed_for
 from decoding.evaluation.prompts import read_prompts
 from decoding.huggingface import generate_plainly, hide_progress_bars
 from solvers.divergences import DIVERGENCES, total_variation
 from tradeoff.chains.chain import MarkovChain
 from tradeoff.chains.sequence import solve_sequence_pareto
 from tradeoff.conversion import mean, set_knob
-from tradeoff.positions import Positions
+from tradeoff.outcome.positions import Positions
 
 TEXTS, HORIZON, SEED = 320, 40, 0
 # tokens that are states of their own, part of the texts, seed of a choice of one position per state

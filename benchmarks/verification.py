@@ -111,7 +111,7 @@ def implementations(step: Step, device: str) -> tuple[dict[tuple[str, str], Call
         tasks[name, "ours, torch"] = ours(verify_ratio, form, step)
     if device != "cuda":
         return tasks, dict.fromkeys(("ours, triton", "transformers", *PEERS), "not measured on a GPU")
-    fused = import_module("decoding.kernels").verify_ratio
+    fused = import_module("decoding.verification.kernels").verify_ratio
     for name, form in FORMS.items():
         tasks[name, "ours, triton"] = ours(fused, form, step)
         tasks[name, "ours, triton, graph"] = replayed(tasks[name, "ours, triton"])

@@ -6,12 +6,12 @@ Everything loads torch and transformers on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decoding.control import HoldKL, HoldRejection, SequenceBudget
-    from decoding.draft_length import DraftLength
     from decoding.drafting import ModelDrafter, PromptLookup, SeveralDrafts, early_exit
     from decoding.huggingface import SpeculativeOutput, generate, speculative
-    from decoding.pairs import Pair, load_pair
-    from decoding.statistics import Statistics
+    from decoding.huggingface.pair import Pair, load_pair
+    from decoding.loop.statistics import Statistics
+    from decoding.policies.draft_length import DraftLength
+    from decoding.policies.price import HoldKL, HoldRejection, SequenceBudget
     from decoding.verification import verify
 
 __all__ = [
@@ -36,13 +36,13 @@ _ROOMS = {
     "generate": "decoding.huggingface",
     "speculative": "decoding.huggingface",
     "SpeculativeOutput": "decoding.huggingface",
-    "Pair": "decoding.pairs",
-    "load_pair": "decoding.pairs",
-    "Statistics": "decoding.statistics",
-    "HoldKL": "decoding.control",
-    "HoldRejection": "decoding.control",
-    "SequenceBudget": "decoding.control",
-    "DraftLength": "decoding.draft_length",
+    "Pair": "decoding.huggingface.pair",
+    "load_pair": "decoding.huggingface.pair",
+    "Statistics": "decoding.loop.statistics",
+    "HoldKL": "decoding.policies.price",
+    "HoldRejection": "decoding.policies.price",
+    "SequenceBudget": "decoding.policies.price",
+    "DraftLength": "decoding.policies.draft_length",
     "ModelDrafter": "decoding.drafting",
     "PromptLookup": "decoding.drafting",
     "SeveralDrafts": "decoding.drafting",

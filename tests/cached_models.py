@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from decoding.cache import CachedModel
+from decoding.models.cached_model import CachedModel
 
 VOCAB, CAPACITY = 41, 40
 WINDOW = 5

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from decoding.drafting import Drafter, Proposal
-from decoding.laws import Warping
+from decoding.sampling.warping import Warping
 from tests.tiny import tiny_model
 
 VOCAB = 7

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from decoding.control import Controller, PricedRows, Spent
-from tradeoff.outcome import apply_rule
+from decoding.policies.price import Controller, PricedRows, Spent
+from tradeoff.outcome.token import apply_rule
 
 Pair = tuple[np.ndarray, np.ndarray]
 

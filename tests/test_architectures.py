@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import decoding
 from decoding.drafting import PromptLookup, early_exit
 from decoding.drafting.protocol import Proposal
-from decoding.laws import Warping
+from decoding.sampling.warping import Warping
 from solvers.errors import InputError
 
 IDENTICAL = listed("""

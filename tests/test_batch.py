@@ -12,8 +12,8 @@ from transformers import LogitsProcessorList
 
 import decoding
 from decoding.drafting import PromptLookup, SeveralDrafts, early_exit
-from tradeoff.joint_laws import joint_law
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.outcome.block import joint_law
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.rule import LogitRule, TokenByToken
 from tradeoff.rules import (
     MARS,

@@ -24,7 +24,7 @@ from tradeoff.chains import (
 )
 from tradeoff.chains.batch import root_residual
 from tradeoff.chains.published import bernoulli_improvement, bernoulli_pair, uniform_improvement, uniform_pair
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.rules import RecursiveRejection
 
 SLIPS = {

@@ -9,7 +9,7 @@ from prefixes import prefix_laws
 from tolerances import assert_close
 
 from solvers.errors import InputError
-from tradeoff.joint_laws import joint_law
+from tradeoff.outcome.block import joint_law
 from tradeoff.rule import Block
 from tradeoff.rules.blocks import ApproximateSD, Consultant, FLy
 

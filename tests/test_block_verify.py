@@ -1,4 +1,4 @@
-"""Block verification on tensors, and any block rule by its own verdict, against `tradeoff.joint_laws`."""
+"""Block verification on tensors, and any block rule by its own verdict, against `tradeoff.outcome.block`."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import torch
 from prefixes import prefix_laws
 from tiny import FALSE_ALARM, chi_square_p_value
 
-from decoding import sampling
-from decoding.sampling import inverse_cdf, law
+from decoding.sampling import draw
+from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification.block import verify_block, verify_block_rule
 from decoding.verification.ratio import verify_ratio
 from decoding.verification.ratio_form import RatioForm
-from tradeoff.joint_laws import joint_law
+from tradeoff.outcome.block import joint_law
 from tradeoff.rule import Block, TokenByToken
 from tradeoff.rules import ApproximateSD, BlockVerification, Consultant, FLy, SpeculativeSampling
 
@@ -51,7 +51,7 @@ def coins_of(verdict):
 @pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_every_coin_and_every_replacement_is_that_of_the_verdict(k, host, monkeypatch):
-    monkeypatch.setattr(sampling, "on_host", lambda values: host)
+    monkeypatch.setattr(draw, "on_host", lambda values: host)
     batch = 200
     case = random_case(k, batch, k, 6)
     count = torch.arange(batch) % (k + 1)
@@ -156,7 +156,7 @@ CASES = {
 @pytest.mark.parametrize(("step", "rule"), CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_texts_have_the_exact_joint_law(step, rule, k, monkeypatch):
-    monkeypatch.setattr(sampling, "on_host", lambda values: False)
+    monkeypatch.setattr(draw, "on_host", lambda values: False)
     draft, target = prefix_laws(3, horizon=4), prefix_laws(8, horizon=4)
     rounds = Rounds(step, rule.initial_state(), draft, target, draws=3000, seed=k)
     expected = joint_law(rule, draft, target, draft_length=k, horizon=4).law
@@ -204,7 +204,7 @@ def test_temperature_0_keeps_the_drafted_tokens_that_are_the_targets_argmax():
 
 @pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
 def test_rows_do_not_disturb_each_other_nor_do_positions_beyond_the_count(host, monkeypatch):
-    monkeypatch.setattr(sampling, "on_host", lambda values: host)
+    monkeypatch.setattr(draw, "on_host", lambda values: host)
     draft, target, drafted, uniforms = random_case(13, 25, 4, 30)
     count = torch.arange(25) % 5
     together = verify_block(draft, target, drafted, uniforms, count=count, temperature=1.0)

@@ -13,8 +13,8 @@ from scipy.stats import chisquare
 from tolerances import assert_at_most, assert_close, assert_law
 
 from solvers.errors import InputError
-from tradeoff.joint_laws import joint_law
-from tradeoff.outcome import evaluate
+from tradeoff.outcome.block import joint_law
+from tradeoff.outcome.token import evaluate
 from tradeoff.rule import Block, TokenByToken, Verdict
 from tradeoff.rules import DecodingUNO, RatioClip, SpeculativeSampling
 from tradeoff.rules.blocks import BlockVerification, Consultant

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_study import Asked, study_in
 
-from decoding.evaluation import files
-from decoding.evaluation.files import (
+from decoding.evaluation.files import kept as keeping
+from decoding.evaluation.files.kept import (
     append_rows,
     as_json,
     check_settings,
@@ -171,7 +171,7 @@ def test_a_folder_without_a_lock_is_one_line(tmp_path, monkeypatch, error):
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr(files.FileLock, "acquire", refuse)
+    monkeypatch.setattr(keeping.FileLock, "acquire", refuse)
     with (
         pytest.raises(InputError, match=r"out: expected a folder that can be written to; .*choose another --out"),
         locked(tmp_path),

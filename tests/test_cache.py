@@ -7,8 +7,8 @@ import transformers as hf
 from cached_models import CAPACITY, EVERY_FAMILY, VOCAB, WINDOW, alone, ragged_rounds, texts, tiny
 from torch import Tensor
 
-from decoding.cache import BUCKET, CachedModel
-from decoding.ragged_cache import RaggedCache
+from decoding.models.cached_model import BUCKET, CachedModel
+from decoding.models.ragged_cache import RaggedCache
 from solvers.errors import InputError
 
 

@@ -7,7 +7,7 @@ from cached_models import CAPACITY, CONFIGS, VOCAB, alone, ragged_rounds, texts,
 from host_sync import no_host_sync
 from torch._dynamo.testing import CompileCounter
 
-from decoding.cache import BUCKET, CachedModel
+from decoding.models.cached_model import BUCKET, CachedModel
 from solvers.errors import InputError
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, clustered_error, lossless
+from decoding.evaluation.positions.calibration import FAMILIES, Calibration, calibrate, clustered_error, lossless
 from solvers.errors import InputError
-from tradeoff.positions import Positions
+from tradeoff.outcome.positions import Positions
 
 ROWS = 300
 

@@ -25,7 +25,7 @@ from tradeoff.chains import (
     rejection_lower_bound,
     tokens_per_call,
 )
-from tradeoff.joint_laws import joint_law
+from tradeoff.outcome.block import joint_law
 from tradeoff.rule import TokenByToken
 from tradeoff.rules import (
     MARS,

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from decoding import embedded
 from decoding.cli import app
 from decoding.evaluation.comparison import texts
-from decoding.evaluation.files import locked
+from decoding.evaluation.files.kept import locked
 from solvers.errors import InputError
 
 SMALL = [

@@ -13,8 +13,8 @@ from samplers import CORRECT, Ratio, inverse_cdf
 
 from decoding.verification import verify
 from tradeoff import InputError
-from tradeoff.conformance import Case, Report, check
-from tradeoff.conformance_cases import conditional_p_value, expected_of, settings_for
+from tradeoff.conformance.cases import conditional_p_value, expected_of, settings_for
+from tradeoff.conformance.checking import Case, Report, check
 from tradeoff.rules import BlockVerification, DecodingUNO, RatioClip, SpeculativeSampling
 
 FALSE_ALARM = 1e-6

@@ -12,8 +12,8 @@ from tiny import chi_square_p_value
 from tolerances import assert_close
 
 from tradeoff import evaluate
-from tradeoff.conformance import check
-from tradeoff.conformance_cases import conditional_p_value, emitted_law, expected_of, settings_for
+from tradeoff.conformance.cases import conditional_p_value, emitted_law, expected_of, settings_for
+from tradeoff.conformance.checking import check
 from tradeoff.rules import SpeculativeSampling
 
 

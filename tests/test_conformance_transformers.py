@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers.generation import utils
 
-from tradeoff.conformance import Report, check
+from tradeoff.conformance.checking import Report, check
 from tradeoff.rules import SpeculativeSampling
 
 ERROR = "probability tensor contains either `inf`, `nan` or element < 0"

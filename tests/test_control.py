@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_rounds import random_laws, spent, write
 
-from decoding.control import (
+from decoding.policies.price import (
     HIGHEST_PRICE,
     LOWEST_PRICE,
     Controller,
@@ -20,7 +20,7 @@ from decoding.control import (
 )
 from solvers.divergences import total_variation
 from solvers.errors import InputError
-from tradeoff.outcome import apply_rule
+from tradeoff.outcome.token import apply_rule
 from tradeoff.rules import CommonPrice
 
 LOG_RANGE = math.log(HIGHEST_PRICE / LOWEST_PRICE)

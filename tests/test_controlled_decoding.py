@@ -7,8 +7,8 @@ from test_batch import COPIES, PROMPTS, padded, tables, target_law, write
 from tiny import DRAFT, FALSE_ALARM, TARGET, chi_square_p_value
 
 import decoding
-from decoding.control import HoldKL, HoldRejection, SequenceBudget
-from decoding.draft_length import DraftLength, StepCosts
+from decoding.policies.draft_length import DraftLength, StepCosts
+from decoding.policies.price import HoldKL, HoldRejection, SequenceBudget
 from tradeoff.rules import SpeculativeSampling
 
 

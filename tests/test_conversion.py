@@ -9,7 +9,7 @@ from tolerances import assert_close
 from solvers.errors import InputError
 from tradeoff import Positions, convert, evaluate
 from tradeoff.conversion import mean, set_knob
-from tradeoff.positions import CHUNK, measure, rejections
+from tradeoff.outcome.positions import CHUNK, measure, rejections
 from tradeoff.rules import (
     MARS,
     Cactus,

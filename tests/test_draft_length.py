@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.draft_length import FIRST_LENGTH, DraftLength, StepCosts
-from decoding.stopwatch import Seconds
+from decoding.policies.draft_length import FIRST_LENGTH, DraftLength, StepCosts
+from decoding.policies.stopwatch import Seconds
 from solvers.errors import InputError
 
 COSTS = StepCosts(draft=0.1, target=1.0, target_per_token=0.02, rest=0.05)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from decoding.drafting import Drafter, ModelDrafter, PromptLookup
-from decoding.laws import Warping
-from decoding.processors import Whole
+from decoding.sampling.processors import Whole
+from decoding.sampling.warping import Warping
 from solvers.errors import InputError
 from tests.drafts import (
     FLOAT32,

@@ -13,7 +13,7 @@ from tolerances import assert_at_most
 
 import decoding
 from decoding import embedded
-from decoding.evaluation.positions import collect_positions
+from decoding.evaluation.positions.collect import collect_positions
 from decoding.evaluation.prompts import read_prompts
 from tradeoff.rules.registry import families
 

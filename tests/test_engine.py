@@ -16,7 +16,7 @@ from solvers.arrays import to_numpy
 from solvers.certificate import certify
 from solvers.closed_form import ClippedLaw, ratio_clip_at_price, ratio_clip_at_rejection
 from tradeoff import evaluate, rules, solve_pareto
-from tradeoff.pareto import Solver
+from tradeoff.fronts.pareto import Solver
 
 every_measure = pytest.mark.parametrize("name", MEASURES)
 backend = pytest.mark.parametrize("convert", BACKENDS.values(), ids=BACKENDS.keys())

@@ -18,7 +18,7 @@ from tiny_study import DRAFTED, LOSSLESS, OPT, PAIR, PLAIN, TEMPERATURE, UNO, As
 
 import decoding
 from decoding.evaluation.judges import Judgement
-from decoding.evaluation.positions import seed_for
+from decoding.evaluation.positions.collect import seed_for
 from decoding.evaluation.study import configuration as settings
 from decoding.evaluation.study import judging
 from decoding.evaluation.study.calibration_texts import calibration_positions, number_of

@@ -13,8 +13,8 @@ from tolerances import assert_close
 from typer.testing import CliRunner
 
 from decoding.cli import app
-from decoding.front_report import answers, as_dict, write_json
-from decoding.law_file import read_laws
+from decoding.evaluation.front.law_file import read_laws
+from decoding.evaluation.front.report import answers, as_dict, write_json
 from tradeoff import solve_pareto
 
 DRAFT = np.array([0.7, 0.2, 0.1])

@@ -9,9 +9,10 @@ import torch
 from test_batch import PROMPTS, write
 from tiny import DRAFT
 
-from decoding import graphs, loop
 from decoding.drafting import ModelDrafter, PromptLookup, Proposal
-from decoding.graphs import WARM_UP, Captured
+from decoding.loop import decode as loop
+from decoding.models import graphs
+from decoding.models.graphs import WARM_UP, Captured
 from tradeoff.rules import CommonPrice, SpeculativeSampling
 
 

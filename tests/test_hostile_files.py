@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_command_lines import bomb
 
-from decoding.evaluation.plain_text import parse_json, quoted, shown
-from decoding.evaluation.position_file import read_logits
+from decoding.evaluation.files.plain_text import parse_json, quoted, shown
+from decoding.evaluation.front.law_file import read_arrays, read_laws
+from decoding.evaluation.positions.file import read_logits
 from decoding.evaluation.prompts import read_prompts
 from decoding.evaluation.study.configuration import read_configuration
 from decoding.evaluation.study.strict_yaml import read_yaml
-from decoding.law_file import read_arrays, read_laws
 from solvers.errors import InputError
 
 MOST_SECONDS, MOST_MEMORY = 8.0, 2**27
@@ -128,7 +128,7 @@ def test_settings_in_a_file_of_positions_are_read_safely(tmp_path, text):
 def test_arrays_that_leave_no_room_are_refused_before_they_are_unpacked(monkeypatch):
     content = npz(draft=npy(plain((len(DEFLATE_BOMB) // 8,)), DEFLATE_BOMB), target=saved(LAW))
     assert len(content) < 200_000
-    monkeypatch.setattr("decoding.law_file._memory", lambda: 10**8)
+    monkeypatch.setattr("decoding.evaluation.front.law_file._memory", lambda: 10**8)
     assert "at most 2.5e+07 bytes; got 1.0e+08" in refused_bytes(read_laws, "a.npz", content)
 
 

@@ -24,7 +24,7 @@ PAIR = "import numpy as np, tradeoff; p, q = np.array([.5, .5]), np.array([.2, .
         ("import tradeoff", set()),
         (PAIR + "tradeoff.solve_pareto(p, q, divergence='kl').at(rejection=0.1)", set()),
         (PAIR + "tradeoff.evaluate(tradeoff.rules.CommonPrice(price=1.0), p, q).kl", set()),
-        ("import tradeoff.plotting", {"matplotlib"}),
+        ("import tradeoff.fronts.plotting", {"matplotlib"}),
         ("import solvers.convex_program", {"cvxpy", "scipy"}),
     ],
     ids=["import", "solve_pareto", "evaluate", "plotting", "convex_program"],

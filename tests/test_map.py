@@ -8,14 +8,14 @@ import pytest
 from map_files import ROWS, kind, logits_file, rows, run
 from tolerances import assert_close
 
-from decoding.evaluation.files import locked
-from decoding.evaluation.position_file import read_logits
+from decoding.evaluation.files.kept import locked
+from decoding.evaluation.positions.file import read_logits
 from decoding.evaluation.rule_map import mapper
 from decoding.evaluation.rule_map.mapper import DIVERGENCES
 from decoding.evaluation.rule_map.options import all_curves
 from decoding.evaluation.rule_map.report import label
 from tradeoff import evaluate, solve_pareto
-from tradeoff.positions import Positions
+from tradeoff.outcome.positions import Positions
 from tradeoff.rules.registry import families
 
 FEW = "--rules=lenience,mars,top_k_gate,speculative_sampling,common_price"

@@ -15,7 +15,7 @@ from laws import EXTREME_PAIRS, law_pairs, random_pair, tv
 from tolerances import assert_at_most, assert_close, assert_law
 
 from solvers.errors import InputError
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.rule import Selection
 from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
 
@@ -315,7 +315,7 @@ BAD = [
 
 @pytest.mark.parametrize(("change", "message"), BAD)
 def test_bad_input_is_a_one_line_error(change, message, monkeypatch):
-    monkeypatch.setattr("tradeoff.multi_draft_outcome.MOST_PROPOSALS", 200)
+    monkeypatch.setattr("tradeoff.outcome.multi_draft.MOST_PROPOSALS", 200)
     given: dict[str, Any] = {"rule": WITH, "draft": HALF, "target": HALF, "drafts": 2, **change}
     with pytest.raises(InputError, match=message) as caught:
         evaluate_multi_draft(given["rule"], given["draft"], given["target"], drafts=given["drafts"])

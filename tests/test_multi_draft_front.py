@@ -17,8 +17,8 @@ from solvers.arrays import to_numpy
 from solvers.divergences import DIVERGENCES
 from solvers.errors import InputError
 from solvers.multi_draft import chance_gains, ranking
-from tradeoff.multi_draft_front import effective_draft, optimal_acceptance, solve_multi_draft_pareto
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.fronts.multi_draft import effective_draft, optimal_acceptance, solve_multi_draft_pareto
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
 
 SMALL = {name: pair for name, pair in EXTREME_PAIRS.items() if len(pair[0]) <= 7}

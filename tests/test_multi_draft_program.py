@@ -17,7 +17,7 @@ from solvers.convex_program import CURVED as CURVED_SETTINGS
 from solvers.convex_program import SOLVER
 from solvers.divergences import DIVERGENCES, divergence_named
 from solvers.errors import InputError, SolverError, Status
-from tradeoff.multi_draft_front import optimal_acceptance, solve_multi_draft_pareto
+from tradeoff.fronts.multi_draft import optimal_acceptance, solve_multi_draft_pareto
 from tradeoff.rules.multi_draft import RecursiveRejection
 
 WAYS = pytest.mark.parametrize("replacement", [True, False], ids=["with", "without"])

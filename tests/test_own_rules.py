@@ -10,8 +10,8 @@ import pytest
 
 import tradeoff
 from tradeoff import InputError, chains, conformance, evaluate, rules
-from tradeoff.joint_laws import joint_law
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
+from tradeoff.outcome.block import joint_law
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.rule import TokenByToken
 from tradeoff.rules import Knob, as_rule, available, from_spec, register
 from tradeoff.rules.parts import capped, ordinary_residual, ratio
@@ -179,12 +179,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "block": (
         lambda: evaluate("block_verification", *PAIR),
         "evaluate: expected a rule that judges one token at a time; got block_verification; block rules are taken by "
-        "tradeoff.joint_laws.joint_law and decoding.generate",
+        "tradeoff.outcome.block.joint_law and decoding.generate",
     ),
     "several": (
         lambda: tradeoff.convert(SEVERAL, to="lenience", at=PAIR),  # type: ignore[arg-type]
         "convert: expected a rule that judges one token at a time; got KSeq(rho=None); multi-draft rules are taken by "
-        "tradeoff.multi_draft_outcome.evaluate_multi_draft",
+        "tradeoff.outcome.multi_draft.evaluate_multi_draft",
     ),
     "one": (
         lambda: evaluate_multi_draft(TOKEN, *PAIR, drafts=2),  # type: ignore[arg-type]

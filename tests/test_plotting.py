@@ -16,8 +16,8 @@ from tolerances import assert_close
 
 from solvers.divergences import DIVERGENCES
 from tradeoff import InputError, evaluate, solve_multi_draft_pareto, solve_pareto
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
-from tradeoff.plotting import plot_fronts
+from tradeoff.fronts.plotting import plot_fronts
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.rules import (
     CommonPrice,
     DecodingOPT,

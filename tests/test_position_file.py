@@ -10,9 +10,10 @@ from tiny import DRAFT, TARGET
 from typer.testing import CliRunner
 
 from decoding.cli import app
-from decoding.evaluation import position_file, positions
-from decoding.evaluation.position_file import Collection, collect_logits, read_logits, stored_logits
-from decoding.pairs import Pair
+from decoding.evaluation.positions import collect as collecting
+from decoding.evaluation.positions import file
+from decoding.evaluation.positions.file import Collection, collect_logits, read_logits, stored_logits
+from decoding.huggingface.pair import Pair
 from solvers.errors import InputError
 
 PAIR = Pair(target=TARGET, draft=DRAFT, tokenizer=None, name="tiny")
@@ -48,7 +49,7 @@ def same(one, other):
 
 def test_the_positions_are_those_of_compare(whole):
     _, found = whole
-    laws = positions.collect_positions(PAIR, PROMPTS, new_tokens=5, limit=23, seed=0)
+    laws = collecting.collect_positions(PAIR, PROMPTS, new_tokens=5, limit=23, seed=0)
     assert found.draft_logits.shape == found.target_logits.shape == (23, 5)
     assert found.draft_logits.dtype == np.float32
     for logits, law in ((found.draft_logits, laws.draft), (found.target_logits, laws.target)):
@@ -91,8 +92,8 @@ def test_an_interrupted_collection_goes_on_behind_the_last_whole_text(whole, tmp
     stored = parts[-1].read_bytes()
     parts[-1].write_bytes({"empty": b"", "half": stored[: len(stored) // 2], "other": b"no archive at all"}[torn])
     made, sizes = [], []
-    original = positions.generate_plainly
-    monkeypatch.setattr(positions, "generate_plainly", lambda *a, **k: made.append(1) or original(*a, **k))
+    original = collecting.generate_plainly
+    monkeypatch.setattr(collecting, "generate_plainly", lambda *a, **k: made.append(1) or original(*a, **k))
     assert same(collect(path, progress=sizes.append), whole[1])
     assert len(made) == 3  # of five texts two were there
     assert sizes == [5, 5, 5, 5, 3]
@@ -114,7 +115,7 @@ def test_parts_that_do_not_tell_their_settings_are_refused(tmp_path, written):
 def test_a_merge_that_was_interrupted_is_cleared_away(whole, tmp_path, monkeypatch):
     path = tmp_path / "positions.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(position_file.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(file.shutil, "rmtree", lambda *_, **__: None)
         collect(path)
     assert path.with_suffix(".parts").exists()
     assert same(stored_logits(path, SETTINGS), whole[1])
@@ -149,14 +150,14 @@ def test_other_settings_are_refused_whether_the_file_or_its_parts_are_there(whol
 
 
 def test_texts_that_end_early_are_as_short_as_they_are(tmp_path, monkeypatch):
-    original = positions.generate_plainly
+    original = collecting.generate_plainly
 
     def shorter(*arguments, **more):
         output = original(*arguments, **more)
         output.sequences = output.sequences[:, :-2]
         return output
 
-    monkeypatch.setattr(positions, "generate_plainly", shorter)
+    monkeypatch.setattr(collecting, "generate_plainly", shorter)
     found = collect(tmp_path / "positions.npz")
     assert np.bincount(found.prompt).tolist() == [9, 8, 6]
 

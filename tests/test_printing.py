@@ -11,9 +11,9 @@ import tradeoff
 from solvers import printing
 from solvers.divergences import DIVERGENCES
 from tradeoff import chains, conformance, evaluate, solve_pareto
-from tradeoff.joint_laws import joint_law
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
-from tradeoff.outcome import Outcome
+from tradeoff.outcome.block import joint_law
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
+from tradeoff.outcome.token import Outcome
 
 DRAFT, TARGET = np.array([0.7, 0.2, 0.1]), np.array([0.4, 0.4, 0.2])
 DRAFTS, TARGETS = np.stack([DRAFT, [0.5, 0.3, 0.2]]), np.stack([TARGET, [0.4, 0.4, 0.2]])

@@ -9,10 +9,10 @@ import torch
 
 from solvers.errors import InputError
 from tradeoff import best_residual, chains, convert, evaluate, rules, solve_multi_draft_pareto, solve_pareto
-from tradeoff.conformance import check
-from tradeoff.joint_laws import joint_law
-from tradeoff.multi_draft_outcome import evaluate_multi_draft
-from tradeoff.positions import Positions
+from tradeoff.conformance.checking import check
+from tradeoff.outcome.block import joint_law
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
+from tradeoff.outcome.positions import Positions
 from tradeoff.rule import TokenByToken
 
 DRAFT, TARGET = np.array([0.7, 0.2, 0.1]), np.array([0.4, 0.4, 0.2])

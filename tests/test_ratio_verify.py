@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from decoding import sampling
-from decoding.sampling import inverse_cdf, law
+from decoding.sampling import draw
+from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification import ratio, ratio_roots
 from decoding.verification.block import verify_block
 from decoding.verification.candidates import verify_drafts
 from decoding.verification.ratio import verify_ratio
 from decoding.verification.ratio_form import ratio_form
 from decoding.verification.ratio_roots import floor_at_price, floor_for_loss
-from tradeoff.outcome import apply_rule
+from tradeoff.outcome.token import apply_rule
 from tradeoff.rules import (
     CommonPrice,
     DecodingOPT,
@@ -79,7 +79,7 @@ def everything(k, drafted):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """CPU tensors on the path of other devices."""
-    monkeypatch.setattr(sampling, "on_host", lambda values: False)
+    monkeypatch.setattr(draw, "on_host", lambda values: False)
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_rows_one_by_one_and_all_at_once_agree_to_the_bit(rule, monkeypatch):
     count = torch.arange(60) % 5
     knob = form_of(rule).knob
     one_by_one = verify_ratio(form_of(rule), draft, target, drafted, uniforms, count=count, temperature=0.8)
-    monkeypatch.setattr(sampling, "on_host", lambda values: False)
+    monkeypatch.setattr(draw, "on_host", lambda values: False)
     at_once = verify_ratio(form_of(rule), draft, target, drafted, uniforms, count=count, temperature=0.8)
     assert isinstance(knob, float)
     for each, other in zip(one_by_one, at_once, strict=True):
@@ -201,7 +201,7 @@ HALF = torch.tensor([-torch.inf, -torch.inf, 0.0, 0.0])
 @pytest.mark.parametrize("next_uniform", [0.0, 0.5, BELOW_ONE])
 @every_rule
 def test_extreme_laws_at_extreme_uniforms(rule, uniform, next_uniform, host, monkeypatch):
-    monkeypatch.setattr(sampling, "on_host", lambda values: host)
+    monkeypatch.setattr(draw, "on_host", lambda values: host)
     pairs = [(ONE_HOT, ONE_HOT, 0), (ONE_HOT, OTHER, 0), (FLAT, FLAT, 2), (FLAT, HALF, 0), (HALF, FLAT, 3)]
     draft = torch.stack([p for p, _, _ in pairs])[:, None]
     target = torch.stack([q for _, q, _ in pairs])[:, None].repeat(1, 2, 1)
@@ -264,7 +264,7 @@ def lost(p, q, ceiling):
 @pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
 @pytest.mark.parametrize("loss", [0.0, 1e-12, 1e-9, 1e-6, 1e-3, 0.1, 0.5, 1.0])
 def test_the_floor_of_a_loss_gains_it_or_all_there_is(loss, host, monkeypatch):
-    monkeypatch.setattr(sampling, "on_host", lambda values: host)
+    monkeypatch.setattr(draw, "on_host", lambda values: host)
     for p, q in hard_pairs():
         floor = float(floor_for_loss(p, q, torch.tensor([loss], dtype=torch.float64)))
         assert 0 <= floor <= 1
@@ -275,7 +275,7 @@ def test_the_floor_of_a_loss_gains_it_or_all_there_is(loss, host, monkeypatch):
 @pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
 @pytest.mark.parametrize("price", [0.0, 1e-6, 1e-3, 0.1, 1.0, 10.0, 100.0, 700.0, math.inf])
 def test_the_floor_at_a_price_gains_what_the_ceiling_loses(price, host, monkeypatch):
-    monkeypatch.setattr(sampling, "on_host", lambda values: host)
+    monkeypatch.setattr(draw, "on_host", lambda values: host)
     for p, q in hard_pairs():
         floor = float(floor_at_price(p, q, torch.tensor([price], dtype=torch.float64)))
         assert 0 <= floor <= 1

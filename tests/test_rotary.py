@@ -8,9 +8,9 @@ import torch
 import transformers as hf
 
 import decoding
-from decoding import cache as cached_model
-from decoding.cache import CachedModel
 from decoding.drafting import PromptLookup, SeveralDrafts
+from decoding.models import cached_model
+from decoding.models.cached_model import CachedModel
 from solvers.errors import InputError
 
 SWITCH = 16

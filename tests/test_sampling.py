@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from decoding import sampling
-from decoding.sampling import inverse_cdf, law, unusable, unusable_rows
+from decoding.sampling import draw
+from decoding.sampling.draw import inverse_cdf, law, unusable, unusable_rows
 
 BELOW_ONE = 1 - 2**-53
 places = pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
@@ -14,7 +14,7 @@ places = pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
 @pytest.fixture
 def elsewhere(request, monkeypatch):
     """With `host` False: CPU tensors on the path of other devices."""
-    monkeypatch.setattr(sampling, "on_host", lambda values: request.getfixturevalue("host"))
+    monkeypatch.setattr(draw, "on_host", lambda values: request.getfixturevalue("host"))
 
 
 def uniforms(*values):
@@ -63,7 +63,7 @@ def test_sums_that_were_not_added_in_order_are_searched_all_the_same(monkeypatch
     masses = torch.tensor([0.0, 0.6, 0.0, 0.0, 0.4, 0.0])
     # tokens without mass reach further than those before them, or less far, and the last sum is not the largest
     sums = torch.tensor([1e-17, 0.6, 0.6 + 2e-16, 0.6 - 1e-16, 1.0, 1.0 - 2e-16], dtype=torch.float64)
-    monkeypatch.setattr(sampling, "on_host", lambda values: False)
+    monkeypatch.setattr(draw, "on_host", lambda values: False)
     monkeypatch.setattr(torch.Tensor, "cumsum", lambda *_, **__: sums.expand(5, -1).clone())
     given = uniforms(0.0, 0.5, 0.6, 0.7, BELOW_ONE)
     assert inverse_cdf(masses.expand(5, -1), given).tolist() == [1, 1, 4, 4, 4]

@@ -11,12 +11,12 @@ from tiny import DRAFT, PROMPT, TARGET
 from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
 
 import decoding
-from decoding.embedded import train_judge
+from benchmarks.training import judge as train_judge
 from decoding.evaluation.comparison.texts import Settings, calibrate_cells, generate_rows, texts_of
-from decoding.evaluation.positions import collect_positions, seed_for
+from decoding.evaluation.positions.collect import collect_positions, seed_for
 from decoding.huggingface import generate_plainly, plainly
+from decoding.huggingface.pair import Pair
 from decoding.huggingface.saved_settings import SHAPING, WARPING
-from decoding.pairs import Pair
 
 ACTING: dict[str, Any] = {
     "max_length": 3,

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from laws import EXTREME_PAIRS, law_pairs, laws
 from simulated_rounds import random_laws, spent, write
 
-from decoding.control import HIGHEST_PRICE, Controller, SequenceBudget, price_within, worst_kl
+from decoding.policies.price import HIGHEST_PRICE, Controller, SequenceBudget, price_within, worst_kl
 from solvers.divergences import DIVERGENCES
 from solvers.errors import InputError
-from tradeoff.outcome import apply_rule
+from tradeoff.outcome.token import apply_rule
 from tradeoff.rules import CommonPrice
 
 KL = DIVERGENCES["kl"].value

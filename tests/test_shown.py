@@ -13,10 +13,10 @@ from study_results import WON, made_up
 import tradeoff
 from decoding.cli import terminal
 from decoding.evaluation.bootstrap import Estimate
-from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
 from decoding.evaluation.comparison import report as comparison
 from decoding.evaluation.comparison.summary import Result
 from decoding.evaluation.comparison.texts import Cell, Settings
+from decoding.evaluation.positions.calibration import FAMILIES, LOSSLESS, Calibration
 from decoding.evaluation.study import report as study
 from solvers.shown import literal, one_line, visible
 from tradeoff.rules import SpeculativeSampling

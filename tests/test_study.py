@@ -13,7 +13,7 @@ from study_files import CELLS, SMALL, TEXTS, contents, evaluate, finished, rows,
 import decoding
 import tradeoff
 from decoding.cli import evaluate as command
-from decoding.evaluation.positions import encode_prompts, seed_for
+from decoding.evaluation.positions.collect import encode_prompts, seed_for
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import read_configuration

@@ -9,7 +9,7 @@ import time
 import pytest
 from study_files import ALONE, SMALL, TEXTS, contents, evaluate, finished, rows, started, written
 
-from decoding.evaluation.files import read_rows, row_lines
+from decoding.evaluation.files.kept import read_rows, row_lines
 from decoding.evaluation.judges import Judgement
 from decoding.evaluation.study import calibration_texts, judging
 from decoding.evaluation.study.configuration import read_configuration

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from decoding.evaluation.files import locked
+from decoding.evaluation.files.kept import locked
 from decoding.evaluation.study.processes import Alone, device_here, processes_here, share
 from decoding.evaluation.study.store import Table
 from solvers.errors import InputError
@@ -89,7 +89,7 @@ def test_a_killed_run_leaves_its_folder_free(tmp_path):
     code = """
         import sys, time
         from pathlib import Path
-        from decoding.evaluation.files import locked
+        from decoding.evaluation.files.kept import locked
         with locked(Path(sys.argv[1])):
             print("locked", flush=True)
             time.sleep(60)

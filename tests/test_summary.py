@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from decoding.evaluation.bootstrap import Bootstrap
-from decoding.evaluation.calibration import Calibration
 from decoding.evaluation.comparison.summary import summarise
 from decoding.evaluation.comparison.texts import Cell
+from decoding.evaluation.positions.calibration import Calibration
 from tradeoff.rules import SpeculativeSampling
 
 COLUMNS = ("generated", "verified", "rejected", "target_calls", "rejection", "total_variation", "log_likelihood")

@@ -7,7 +7,7 @@ from tiny import DRAFT, PROMPT, TARGET, law_after
 
 import decoding
 from decoding.evaluation.study.token_costs import pieces, token_costs
-from decoding.pairs import Pair
+from decoding.huggingface.pair import Pair
 from tradeoff import evaluate
 from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, SpeculativeSampling
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from decoding.embedded import train
+from benchmarks.training import pair as train
 from solvers.errors import InputError
 
 RECIPES = [

@@ -14,8 +14,10 @@ from scipy.stats import beta, chisquare
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
-from decoding.embedded import TARGET, train, train_judge
-from decoding.embedded.train_judge import JudgeRecipe, JudgeTraining, Story
+from benchmarks.training import judge as train_judge
+from benchmarks.training import pair as train
+from benchmarks.training.judge import JudgeRecipe, JudgeTraining, Story
+from decoding.embedded import TARGET
 from decoding.evaluation.judges import Question, RewardModel
 from decoding.huggingface import load_model, load_tokenizer
 from solvers.errors import InputError

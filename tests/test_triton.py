@@ -26,8 +26,8 @@ from solvers.errors import InputError
 triton = pytest.importorskip("triton", reason="triton is made for Linux only")
 compiler = pytest.importorskip("triton.compiler")
 backends = pytest.importorskip("triton.backends.compiler")
-rows = pytest.importorskip("decoding.kernels.rows")
-verification = pytest.importorskip("decoding.kernels.verification")
+rows = pytest.importorskip("decoding.verification.kernels.rows")
+verification = pytest.importorskip("decoding.verification.kernels.steps")
 verify_ratio = verification.verify_ratio
 
 GPU = torch.cuda.is_available()

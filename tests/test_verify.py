@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny import RULES
 
-from decoding.sampling import inverse_cdf, law
+from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification import verify
 from decoding.verification.ratio import verify_ratio
 from solvers.errors import InputError
-from tradeoff.outcome import apply_rule
+from tradeoff.outcome.token import apply_rule
 from tradeoff.rule import LogitRule
 from tradeoff.rules import (
     MARS,
@@ -363,7 +363,7 @@ def test_what_does_not_fit_is_refused(arguments, message, monkeypatch):
 
 
 def test_a_machine_without_triton_says_so_only_when_asked_for_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "decoding.kernels", None)
+    monkeypatch.setitem(sys.modules, "decoding.verification.kernels", None)
     with pytest.raises(InputError, match="the package triton"):
         verify(**good_arguments(), backend="triton")
     assert verify(**good_arguments()).accepted.tolist() == [3, 3]
@@ -378,7 +378,7 @@ def test_the_kernels_get_what_they_ask_for_and_no_temperature_0(temperature, mon
         seen.append(form)
         return verify_ratio(form, draft_logits, target_logits, drafted, uniforms, count=count, temperature=temperature)
 
-    monkeypatch.setitem(sys.modules, "decoding.kernels", SimpleNamespace(verify_ratio=kernel))
+    monkeypatch.setitem(sys.modules, "decoding.verification.kernels", SimpleNamespace(verify_ratio=kernel))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     generator = torch.manual_seed(4)
     draft, target = torch.randn(30, 2, 6, generator=generator), torch.randn(30, 3, 6, generator=generator)

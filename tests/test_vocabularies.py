@@ -11,8 +11,8 @@ from torch import Tensor
 
 import decoding
 from decoding.drafting import SeveralDrafts
-from decoding.evaluation.positions import raw_logits
-from decoding.pairs import Pair
+from decoding.evaluation.positions.collect import raw_logits
+from decoding.huggingface.pair import Pair
 from solvers.errors import InputError
 from tradeoff.rules import BlockVerification, CommonPrice, LogitComparison, SpeculativeSampling
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chi2
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LogitsProcessor
 
-from tradeoff.outcome import Outcome, apply_rule
+from tradeoff.outcome.token import Outcome, apply_rule
 from tradeoff.rule import LogitRule, Rule
 from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, RatioClip, SpeculativeSampling
 

@@ -11,7 +11,7 @@ from decoding.evaluation.judges import Judgement
 from decoding.evaluation.study import configuration as settings
 from decoding.evaluation.study.processes import Alone, Processes
 from decoding.evaluation.study.run import Study
-from decoding.pairs import Pair
+from decoding.huggingface.pair import Pair
 
 OPT, UNO, DRAFTED, LOSSLESS = "decoding_opt", "decoding_uno", "decoding_uno:residual=draft", "speculative_sampling"
 TEMPERATURE = 0.7

@@ -14,13 +14,13 @@ from solvers.certificate import Certificate
 from solvers.divergences import Divergence, f_divergence
 from solvers.errors import InputError, SolverError
 from tradeoff import chains, conformance, rules
-from tradeoff.alternatives import Alternatives
 from tradeoff.conversion import Conversion, convert
-from tradeoff.multi_draft_front import solve_multi_draft_pareto
-from tradeoff.outcome import Outcome, evaluate
-from tradeoff.pareto import ParetoFront, ParetoPoint, solve_pareto
-from tradeoff.positions import Positions
-from tradeoff.residual import best_residual
+from tradeoff.fronts.alternatives import Alternatives
+from tradeoff.fronts.multi_draft import solve_multi_draft_pareto
+from tradeoff.fronts.pareto import ParetoFront, ParetoPoint, solve_pareto
+from tradeoff.fronts.residual import best_residual
+from tradeoff.outcome.positions import Positions
+from tradeoff.outcome.token import Outcome, evaluate
 from tradeoff.rule import Rule
 
 __all__ = [

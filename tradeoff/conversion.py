@@ -9,7 +9,7 @@ from solvers.arrays import Array, to_numpy
 from solvers.divergences import divergence_named
 from solvers.errors import InputError
 from solvers.printing import lines, number
-from tradeoff.positions import Positions, rejections
+from tradeoff.outcome.positions import Positions, rejections
 from tradeoff.rule import Rule
 from tradeoff.rules.info import Family
 from tradeoff.rules.registry import as_rule, family_from

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.evaluation.comparison.texts import Folder, Settings
-    from decoding.pairs import Pair
+    from decoding.huggingface.pair import Pair
 
 
 def compare_rules(
@@ -47,10 +47,10 @@ def compare_rules(
             raise InputError(f"limit: expected at least 1; got {limit}")
         from decoding import embedded
         from decoding.evaluation.comparison.texts import Folder, Settings
-        from decoding.evaluation.files import locked
-        from decoding.evaluation.positions import encode_prompts
+        from decoding.evaluation.files.kept import locked
+        from decoding.evaluation.positions.collect import encode_prompts
         from decoding.evaluation.prompts import read_prompts
-        from decoding.pairs import check_different, pair_name
+        from decoding.huggingface.pair import check_different, pair_name
 
         check_different(target, draft)
         texts = read_prompts(prompts or embedded.PROMPTS, limit)
@@ -83,7 +83,7 @@ def _run(pair: "Pair", prompts: "list[Tensor]", settings: "Settings", folder: "F
         row_key,
         texts_of,
     )
-    from decoding.evaluation.stamp import write_stamp
+    from decoding.evaluation.files.stamp import write_stamp
 
     with progress_bars() as progress:
         task = progress.add_task("calibrating", total=calibration_steps(settings))

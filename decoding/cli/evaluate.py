@@ -63,7 +63,7 @@ def evaluate_rules(
 
 
 def _evaluate(configuration: "Configuration", out: Path, threads: int | None, *, forced: bool) -> None:
-    from decoding.evaluation.stamp import write_stamp
+    from decoding.evaluation.files.stamp import write_stamp
     from decoding.evaluation.study.judging import judges_of
     from decoding.evaluation.study.page import write_page
     from decoding.evaluation.study.processes import device_here, processes_here

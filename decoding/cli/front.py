@@ -41,8 +41,16 @@ def show_front(
     """
     with one_line_errors("interrupted"):
         question, wanted = _question(rejection=rejection, divergence=at_divergence, price=price)
-        from decoding.front_report import answers, as_dict, check_outputs, print_front, solve, write_json, write_png
-        from decoding.law_file import read_laws
+        from decoding.evaluation.front.law_file import read_laws
+        from decoding.evaluation.front.report import (
+            answers,
+            as_dict,
+            check_outputs,
+            print_front,
+            solve,
+            write_json,
+            write_png,
+        )
 
         check_outputs([laws], [each for each in (json, png) if each is not None])
 

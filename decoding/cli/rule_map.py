@@ -9,7 +9,7 @@ from decoding.cli.terminal import check_options, console, load, numbers, one_lin
 from solvers.errors import InputError
 
 if TYPE_CHECKING:
-    from decoding.evaluation.position_file import Collection, StoredLogits
+    from decoding.evaluation.positions.file import Collection, StoredLogits
     from decoding.evaluation.rule_map.options import MapOptions
 
 
@@ -46,7 +46,7 @@ def map_rules(
     the figure map.png, and map.html, a page to explore without a network.
     """
     with one_line_errors("interrupted; finished texts and rows are kept, the same command goes on from there"):
-        from decoding.evaluation.files import locked
+        from decoding.evaluation.files.kept import locked
 
         check_options(dtype, threads)
         from decoding.evaluation.rule_map.options import MapOptions
@@ -55,7 +55,7 @@ def map_rules(
         if positions is not None:
             if any(each is not None for each in (target, draft, prompts, limit)):
                 raise InputError("positions: expected no --target, --draft, --prompts or --limit beside a file")
-            from decoding.evaluation.position_file import read_logits
+            from decoding.evaluation.positions.file import read_logits
 
             logits = read_logits(positions)
             logits = logits if count is None else logits.first(count)
@@ -63,9 +63,9 @@ def map_rules(
                 _map(positions.name, logits, options, out)
             return
         from decoding import embedded
-        from decoding.evaluation.position_file import Collection
+        from decoding.evaluation.positions.file import Collection
         from decoding.evaluation.prompts import read_prompts
-        from decoding.pairs import check_different, pair_name
+        from decoding.huggingface.pair import check_different, pair_name
 
         check_different(target, draft)
         if limit is not None and limit < 1:
@@ -87,8 +87,8 @@ def map_rules(
 
 def _collected(collection: "Collection", path: Path, threads: int | None) -> "StoredLogits":
     """The positions of a pair, from the file if they are there: no model is loaded then."""
-    from decoding.evaluation.position_file import collect_logits, stored_logits
-    from decoding.evaluation.positions import encode_prompts
+    from decoding.evaluation.positions.collect import encode_prompts
+    from decoding.evaluation.positions.file import collect_logits, stored_logits
 
     found = stored_logits(path, collection)
     if found is not None:
@@ -102,11 +102,11 @@ def _collected(collection: "Collection", path: Path, threads: int | None) -> "St
 
 
 def _map(source: str, logits: "StoredLogits", options: "MapOptions", out: Path) -> None:
+    from decoding.evaluation.files.stamp import write_stamp
     from decoding.evaluation.rule_map.mapper import Mapper, map_steps
     from decoding.evaluation.rule_map.options import MapFolder
     from decoding.evaluation.rule_map.page import write_page
     from decoding.evaluation.rule_map.report import figure, print_rankings, rank, smallest_excess
-    from decoding.evaluation.stamp import write_stamp
 
     positions, settings = options.positions(source, logits)
     folder, curves = MapFolder(out, settings), options.curves

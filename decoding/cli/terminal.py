@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from decoding.cli.output import Output
-from decoding.evaluation.plain_text import quoted
+from decoding.evaluation.files.plain_text import quoted
 from solvers.errors import InputError, SolverError
 from solvers.shown import one_line
 
 if TYPE_CHECKING:
-    from decoding.pairs import Pair
+    from decoding.huggingface.pair import Pair
 
 console = Console(stderr=True)
 
@@ -89,7 +89,7 @@ def load(target: str | None, draft: str | None, dtype: str, device: str, threads
     import torch
 
     from decoding.huggingface import hide_progress_bars
-    from decoding.pairs import load_pair
+    from decoding.huggingface.pair import load_pair
 
     hide_progress_bars()  # ours are enough
     check_options(dtype, threads)

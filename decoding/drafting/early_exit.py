@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from decoding.architecture import text_body
+from decoding.models.architecture import text_body
 from solvers.errors import InputError
 
 

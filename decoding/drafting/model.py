@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoding.cache import CachedModel
 from decoding.drafting.protocol import Proposal
-from decoding.laws import Warping, as_known_to, over_vocabulary
-from decoding.sampling import inverse_cdf, law
-from decoding.wrappers import plain_model
+from decoding.models.cached_model import CachedModel
+from decoding.models.wrappers import plain_model
+from decoding.sampling.draw import inverse_cdf, law
+from decoding.sampling.warping import Warping, as_known_to, over_vocabulary
 
 
 class ModelDrafter:

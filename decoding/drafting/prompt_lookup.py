@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from decoding.drafting.protocol import Proposal
-from decoding.laws import Warping
+from decoding.sampling.warping import Warping
 from solvers.errors import InputError
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from decoding.laws import Warping
+from decoding.sampling.warping import Warping
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

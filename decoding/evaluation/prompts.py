@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decoding import embedded
-from decoding.evaluation.plain_text import parse_json, quoted, read_text, shown
+from decoding.evaluation.files.plain_text import parse_json, quoted, read_text, shown
 from solvers.errors import InputError
 
 KEYS = ("prompt", "instruction")

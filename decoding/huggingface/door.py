@@ -9,10 +9,10 @@ from transformers import Cache
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
-from decoding.control import Controller
 from decoding.drafting import Drafter, ModelDrafter
+from decoding.models.wrappers import plain_model
+from decoding.policies.price import Controller
 from decoding.verification import Backend
-from decoding.wrappers import plain_model
 from solvers.errors import InputError
 from tradeoff.rule import BlockRule
 

@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.cache import CachedModel
-from decoding.control import Controller
-from decoding.draft_length import DraftLength
 from decoding.drafting import ModelDrafter, SeveralDrafts
 from decoding.huggingface.door import (
     check_arguments,
@@ -28,10 +25,14 @@ from decoding.huggingface.output import SpeculativeOutput, output_of
 from decoding.huggingface.request import emitted_to, finished_by, is_static, left_aligned, loaded, warping_of
 from decoding.huggingface.saved_settings import acting_settings
 from decoding.huggingface.user_cache import fill, users_cache
-from decoding.loop import decode
-from decoding.plan import Plan, Uniforms
+from decoding.loop.decode import decode
+from decoding.loop.plan import Plan
+from decoding.models.cached_model import CachedModel
+from decoding.models.wrappers import check_weights, evaluating
+from decoding.policies.draft_length import DraftLength
+from decoding.policies.price import Controller
+from decoding.sampling.uniforms import Uniforms
 from decoding.verification import Backend
-from decoding.wrappers import check_weights, evaluating
 from tradeoff.rule import BlockRule, Rule
 from tradeoff.rules import SpeculativeSampling
 

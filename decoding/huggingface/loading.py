@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from decoding.architecture import check_rotary
+from decoding.models.architecture import check_rotary
 from solvers.errors import InputError
 
 UNLIKE_VOCABULARY = 1024

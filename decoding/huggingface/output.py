@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import Cache
 from transformers.utils.generic import ModelOutput
 
-from decoding.plan import Decoded, Text
-from decoding.statistics import Statistics
-from decoding.stopwatch import Seconds
+from decoding.loop.plan import Decoded, Text
+from decoding.loop.statistics import Statistics
+from decoding.policies.stopwatch import Seconds
 from solvers.errors import InputError
 
 

@@ -11,9 +11,9 @@ from transformers.generation import logits_process as process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.cache import CachedModel
-from decoding.laws import Warping
-from decoding.processors import ByRow, Processor, Watched, Whole
+from decoding.models.cached_model import CachedModel
+from decoding.sampling.processors import ByRow, Processor, Watched, Whole
+from decoding.sampling.warping import Warping
 from solvers.errors import InputError
 
 BLIND = (

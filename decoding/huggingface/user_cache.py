@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
-from decoding.cache import CachedModel
+from decoding.models.cached_model import CachedModel
 from solvers.errors import InputError
 
 

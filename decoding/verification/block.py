@@ -5,8 +5,8 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from decoding import sampling
-from decoding.sampling import inverse_cdf, law, unusable_rows
+from decoding.sampling import draw
+from decoding.sampling.draw import inverse_cdf, law, unusable_rows
 from decoding.verification.ratio import or_target, row
 from tradeoff.rule import Block, BlockRule
 
@@ -63,7 +63,7 @@ def verify_block(
             chance = torch.where(count == place, chance, share)
         passed = (place <= count) & (uniforms[:, place - 1] < chance)
         kept = torch.where((kept < 0) & passed, place, kept)
-        if sampling.on_host(kept) and bool((kept >= 0).all()):
+        if draw.on_host(kept) and bool((kept >= 0).all()):
             break
     kept = kept.clamp(min=0)
     target = law(row(target_logits, kept), temperature)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from decoding.sampling import inverse_cdf, law
+from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification.ratio import or_target
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decoding import sampling
-from decoding.sampling import inverse_cdf, law
+from decoding.sampling import draw
+from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification.ratio_form import RatioForm
 from decoding.verification.ratio_roots import BEYOND, clipped, floor_at_price, floor_for_loss, lost
 
@@ -53,7 +53,7 @@ def verify_ratio(
     if not isinstance(knob, Tensor):
         knob = torch.full(count.shape, knob, dtype=torch.float64, device=count.device)
     facts = draft_logits, target_logits, drafted, uniforms, count, knob.double()
-    if not sampling.on_host(count) or target_logits.shape[-1] <= AT_ONCE:
+    if not draw.on_host(count) or target_logits.shape[-1] <= AT_ONCE:
         return _Step(form, temperature, *facts).result(at_once=True)
     # a row at a time stays in the cache and looks at no position beyond its first rejection
     rows = zip(*(fact.split(1) for fact in facts), strict=True)
@@ -128,7 +128,7 @@ class _Step:
             level = torch.where(q > 0, form.target_weight * q, 0.0)
             return uniforms * p < level + form.draft_weight * p + form.slack
         ratio = torch.where(q > 0, uniforms * p / q, BEYOND)
-        if sampling.on_host(ratio) and not bool((ratio >= 1).any()):
+        if draw.on_host(ratio) and not bool((ratio >= 1).any()):
             return ratio < 1
         all_p, all_q, knob = draft.double(), target.double(), self.knob[:, None]
         if form.level == "price":

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from decoding import sampling
+from decoding.sampling import draw
 
 BEYOND = 1e300
 """Stands for an infinite ratio: times the least positive float32 probability it is above any mass."""
@@ -113,6 +113,6 @@ def _root(sides: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], low: Tensor)
         following = torch.where(settled | (excess.abs() <= ROUNDING * left), level, following)
         settled = settled | ((following - level).abs() <= ROUNDING * level)
         level, before = following, excess.abs()
-        if sampling.on_host(level) and bool(settled.all()):
+        if draw.on_host(level) and bool(settled.all()):
             break
     return level

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from decoding.sampling import inverse_cdf, law
+from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification.ratio import or_target, row
-from tradeoff.outcome import Outcome, apply_rule
+from tradeoff.outcome.token import Outcome, apply_rule
 from tradeoff.rule import LogitRule, Rule, bonus_law
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from decoding.drafting import Proposal
-from decoding.sampling import law
-from decoding.statistics import EXACT, exact_columns
+from decoding.sampling.draw import law
+from decoding.verification.account import EXACT, exact_columns
 from decoding.verification.candidates import verify_drafts
 from decoding.verification.step import Backend, Verified, verify
 from tradeoff.rule import Rule

@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from decoding.sampling import law, on_host, unusable, unusable_rows
+from decoding.sampling.draw import law, on_host, unusable, unusable_rows
 from decoding.verification.block import verify_block
 from decoding.verification.ratio import verify_ratio
 from decoding.verification.ratio_form import RatioForm, ratio_form
 from decoding.verification.rule import verify_rule
 from solvers.errors import InputError
-from tradeoff.outcome import Outcome
+from tradeoff.outcome.token import Outcome
 from tradeoff.rule import BlockRule, LogitRule, Rule
 from tradeoff.rules import BlockVerification
 
@@ -71,7 +71,7 @@ def verify(
         After processors, before temperature, `[batch, k, vocab]` and `[batch, k + 1, vocab]`, any floating dtype; a
         masked token has -inf. k may be 0: then the target is sampled.
     drafted
-        `[batch, k]`, int64; drawn from the draft's laws in float32 (`sampling.law`).
+        `[batch, k]`, int64; drawn from the draft's laws in float32 (`sampling.draw.law`).
     uniforms
         In [0, 1), `[batch, k + 1]`, float64: one per acceptance, the last for the token that follows.
     count
@@ -134,7 +134,7 @@ def _on_kernels(rule: object, form: RatioForm | None, backend: Backend, device: 
     if backend == "torch" or (backend == "auto" and (form is None or device.type != "cuda")):
         return False
     try:
-        import decoding.kernels  # noqa: F401
+        import decoding.verification.kernels  # noqa: F401
     except ImportError as error:
         obstacle = f"the package triton, which is not there ({error})"
     else:
@@ -158,7 +158,7 @@ def _by_kernels(
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """`verify_ratio` by the kernels, which know no temperature 0: a point mass has the logits 0 and -inf."""
-    from decoding.kernels import verify_ratio as kernels
+    from decoding.verification.kernels import verify_ratio as kernels
 
     if temperature == 0:
         draft_logits, target_logits = (law(logits, 0.0).log() for logits in (draft_logits, target_logits))

@@ -11,7 +11,7 @@ import numpy as np
 
 from solvers.divergences import total_variation
 from tradeoff.chains.chain import ChainPair, MarkovChain, next_state, paired, whole
-from tradeoff.outcome import Outcome, evaluate
+from tradeoff.outcome.token import Outcome, evaluate
 from tradeoff.rule import Rule
 from tradeoff.rules.lossless import SpeculativeSampling
 from tradeoff.rules.registry import as_rule
@@ -208,7 +208,7 @@ def tokens_per_call(
 
     Notes
     -----
-    The convention of `tradeoff.joint_laws.joint_law`, which enumerates texts; here time and memory grow with
+    The convention of `tradeoff.outcome.block.joint_law`, which enumerates texts; here time and memory grow with
     horizon * draft_length * states * tokens.
     """
     whole("draft_length", draft_length)

@@ -22,7 +22,7 @@ from tradeoff.chains.rejections import rejection_lower_bound
 from tradeoff.chains.sequence_alternatives import SequenceAlternatives, sequence_alternatives_at
 from tradeoff.chains.sequence_point import SequencePoint
 from tradeoff.chains.walk import walked
-from tradeoff.outcome import outcome_of
+from tradeoff.outcome.token import outcome_of
 from tradeoff.problem import checked_numbers
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from solvers.chain_program import LARGEST_PRICE, ChainProblem
 from solvers.printing import lines, number
 from solvers.roots import monotone_root
 from tradeoff.chains.walk import Walk, walked
-from tradeoff.outcome import apply_rule
+from tradeoff.outcome.token import apply_rule
 from tradeoff.rule import Rule
 from tradeoff.rules.optimal import CommonPrice, RatioClip
 from tradeoff.rules.yin import DecodingOPT

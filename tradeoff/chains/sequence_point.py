@@ -13,7 +13,7 @@ from solvers.errors import InputError
 from solvers.printing import counted, lines, number
 from tradeoff.chains.chain import MarkovChain
 from tradeoff.chains.walk import walked
-from tradeoff.outcome import Outcome, outcome_of
+from tradeoff.outcome.token import Outcome, outcome_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

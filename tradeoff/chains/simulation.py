@@ -15,7 +15,7 @@ from solvers.errors import InputError
 from tradeoff.chains.batch import Version, judge_root, left_after
 from tradeoff.chains.chain import ChainPair, MarkovChain, paired
 from tradeoff.chains.rejections import acceleration, judged
-from tradeoff.outcome import Outcome
+from tradeoff.outcome.token import Outcome
 from tradeoff.rule import Rule
 
 Progress: TypeAlias = Callable[[int, int], None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from solvers.chain_program import ChainProblem
-from tradeoff.outcome import Outcome
+from tradeoff.outcome.token import Outcome
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -62,8 +62,8 @@ class RuleInfo:
         Paper or code it is published in.
     kind
         "token": an acceptance and a residual at one position (`evaluate`). "block": judges a block of drafted tokens
-        (`tradeoff.joint_laws.joint_law`). "multi_draft": several drafts of one position
-        (`tradeoff.multi_draft_outcome`).
+        (`tradeoff.outcome.block.joint_law`). "multi_draft": several drafts of one position
+        (`tradeoff.outcome.multi_draft`).
     lossless
         Whether the output law is the target's at every value of the parameters.
     knob

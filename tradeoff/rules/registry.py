@@ -27,8 +27,8 @@ EXPECTED: dict[Kind, str] = {
 
 TAKERS: dict[Kind, str] = {
     "token": "rules of one token at a time are taken by tradeoff.evaluate, tradeoff.convert and decoding.generate",
-    "block": "block rules are taken by tradeoff.joint_laws.joint_law and decoding.generate",
-    "multi_draft": "multi-draft rules are taken by tradeoff.multi_draft_outcome.evaluate_multi_draft",
+    "block": "block rules are taken by tradeoff.outcome.block.joint_law and decoding.generate",
+    "multi_draft": "multi-draft rules are taken by tradeoff.outcome.multi_draft.evaluate_multi_draft",
 }
 
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from decoding.evaluation.bootstrap import Estimate
-from decoding.evaluation.calibration import FAMILIES, LOSSLESS, Calibration
 from decoding.evaluation.comparison.summary import Result
 from decoding.evaluation.comparison.texts import Settings
-from decoding.evaluation.files import replace_file
-from decoding.evaluation.pictures import write_png
-from decoding.evaluation.stamp import origin
+from decoding.evaluation.files.kept import replace_file
+from decoding.evaluation.files.pictures import write_png
+from decoding.evaluation.files.stamp import origin
+from decoding.evaluation.positions.calibration import FAMILIES, LOSSLESS, Calibration
 from solvers.shown import literal, one_line
 
 COLOURS = {

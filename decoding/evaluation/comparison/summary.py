@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from decoding.evaluation.bootstrap import Bootstrap, Estimate, estimate
-from decoding.evaluation.calibration import Calibration
 from decoding.evaluation.comparison.texts import Cell
-from decoding.statistics import DIVERGENCES
+from decoding.evaluation.positions.calibration import Calibration
+from decoding.verification.account import RECORDED
 
 REFERENCE, BEST = "DecodingOPT", "CommonPrice"
 RATIOS = {
@@ -18,7 +18,7 @@ RATIOS = {
     "total_variation": ("total_variation", "verified"),
     "tokens_per_target_call": ("generated", "target_calls"),
     "log_likelihood": ("log_likelihood", "generated"),
-} | {name: (name, "verified") for name in DIVERGENCES}
+} | {name: (name, "verified") for name in RECORDED}
 """Every reported mean as numerator and denominator columns of the rows."""
 
 

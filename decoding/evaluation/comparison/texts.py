@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decoding.evaluation.calibration import FAMILIES, Calibration, calibrate, lossless
-from decoding.evaluation.files import Row, append_rows, check_settings, read_keyed
-from decoding.evaluation.positions import collect_positions, seed_for
+from decoding.evaluation.files.kept import Row, append_rows, check_settings, read_keyed
+from decoding.evaluation.positions.calibration import FAMILIES, Calibration, calibrate, lossless
+from decoding.evaluation.positions.collect import collect_positions, seed_for
 from decoding.evaluation.study.limits import MOST
 from decoding.huggingface import generate_plainly
-from decoding.pairs import Pair
+from decoding.huggingface.pair import Pair
 from solvers.errors import InputError
 
 

@@ -10,7 +10,7 @@ from scipy.interpolate import CubicHermiteSpline
 
 from solvers.divergences import Divergence, divergence_named
 from solvers.sorted_front import HIGHEST_PRICE, SortedFront
-from tradeoff.positions import Positions
+from tradeoff.outcome.positions import Positions
 
 SHARES = np.unique(np.concatenate([np.linspace(0, 1, 49), 0.5 ** np.arange(7, 19), 1 - 0.5 ** np.arange(7, 19)]))
 """Solved points of a front, as shares of its width: closer at the ends, where it is steep or where it nears zero."""

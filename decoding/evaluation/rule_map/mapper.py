@@ -9,14 +9,14 @@ import numpy as np
 from scipy.optimize import root_scalar
 
 from decoding.evaluation.bootstrap import COVERAGE, Bootstrap
-from decoding.evaluation.calibration import clustered_error
-from decoding.evaluation.files import as_json
+from decoding.evaluation.files.kept import as_json
+from decoding.evaluation.files.stamp import origin
+from decoding.evaluation.positions.calibration import clustered_error
 from decoding.evaluation.rule_map.front import MapFront, solve_front
 from decoding.evaluation.rule_map.options import Curve, MapSettings, Row
-from decoding.evaluation.stamp import origin
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
-from tradeoff.positions import Positions, measure, rejections
+from tradeoff.outcome.positions import Positions, measure, rejections
 from tradeoff.rules.optimal import CommonPrice
 from tradeoff.rules.registry import Knob
 

@@ -4,12 +4,12 @@ from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from decoding.evaluation.files import Row, append_rows, check_settings, read_keyed
-from decoding.evaluation.position_file import StoredLogits
-from decoding.law_file import check_temperature
+from decoding.evaluation.files.kept import Row, append_rows, check_settings, read_keyed
+from decoding.evaluation.front.law_file import check_temperature
+from decoding.evaluation.positions.file import StoredLogits
 from solvers.arrays import ROUNDING
 from solvers.errors import InputError
-from tradeoff.positions import Positions
+from tradeoff.outcome.positions import Positions
 from tradeoff.rule import Rule
 from tradeoff.rules.info import Family, Knob
 from tradeoff.rules.registry import as_rule, available, families, family_from

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from decoding.evaluation.files import replace_file
+from decoding.evaluation.files.kept import replace_file
 from decoding.evaluation.rule_map.front import MapFront
 from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row

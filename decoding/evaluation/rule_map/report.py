@@ -16,7 +16,7 @@ from rich.table import Table
 from scipy.optimize import isotonic_regression
 
 from decoding.evaluation.comparison.report import LONGEST, empty_table
-from decoding.evaluation.pictures import write_png
+from decoding.evaluation.files.pictures import write_png
 from decoding.evaluation.rule_map.front import MapFront
 from decoding.evaluation.rule_map.mapper import RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.evaluation.files import Row
-from decoding.evaluation.positions import raw_logits, seed_for
+from decoding.evaluation.files.kept import Row
+from decoding.evaluation.positions.collect import raw_logits, seed_for
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import padded, written_tokens
 from decoding.huggingface import generate_plainly
-from decoding.pairs import Pair
-from tradeoff.positions import Positions
+from decoding.huggingface.pair import Pair
+from tradeoff.outcome.positions import Positions
 
 
 def number_of(row: Row) -> int:

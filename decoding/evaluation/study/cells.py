@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from decoding.evaluation.calibration import check_requested, clustered_error
-from decoding.evaluation.files import read_json, replace_file, sealed, unsealed
+from decoding.evaluation.files.kept import read_json, replace_file, sealed, unsealed
+from decoding.evaluation.positions.calibration import check_requested, clustered_error
 from decoding.evaluation.study.configuration import Configuration
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
-from tradeoff.positions import Positions, rejections
+from tradeoff.outcome.positions import Positions, rejections
 from tradeoff.rule import Rule
 from tradeoff.rules.registry import as_rule, family_from
 

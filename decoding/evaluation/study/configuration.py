@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from decoding.evaluation.front.law_file import LEAST_TEMPERATURE
 from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
 from decoding.evaluation.study.limits import check_pair, check_texts
 from decoding.evaluation.study.strict_yaml import (
@@ -25,7 +26,6 @@ from decoding.evaluation.study.strict_yaml import (
     wrong,
 )
 from decoding.evaluation.study.win_rates import from_counts
-from decoding.law_file import LEAST_TEMPERATURE
 from tradeoff.rules.info import Family
 from tradeoff.rules.registry import family_from, from_spec
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from decoding.evaluation.bootstrap import Bootstrap, Estimate, estimate
-from decoding.evaluation.files import Row
+from decoding.evaluation.files.kept import Row
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.judging import pairs_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from decoding.evaluation.files import Row
+from decoding.evaluation.files.kept import Row
 from decoding.evaluation.judges import ChatJudge, Judge, LogLikelihood, Question, RewardModel, SequenceKL
 from decoding.evaluation.study.cells import Cell, levels
 from decoding.evaluation.study.configuration import Configuration

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from decoding.evaluation.files import replace_file
+from decoding.evaluation.files.kept import replace_file
 from decoding.evaluation.study.page_parts import (
     FIRST,
     REFUSED,

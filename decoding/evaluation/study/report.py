@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from decoding.evaluation.bootstrap import Estimate
-from decoding.evaluation.files import replace_file
-from decoding.evaluation.pictures import write_png
+from decoding.evaluation.files.kept import replace_file
+from decoding.evaluation.files.pictures import write_png
 from decoding.evaluation.study.page_parts import (
     FIRST,
     NOISE,

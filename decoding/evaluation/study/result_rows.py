@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from decoding.evaluation.files import as_json, replace_file
-from decoding.evaluation.stamp import origin
+from decoding.evaluation.files.kept import as_json, replace_file
+from decoding.evaluation.files.stamp import origin
 from decoding.evaluation.study.results import Results
 
 

@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from decoding.evaluation.files import Row, check_settings, locked
+from decoding.evaluation.files.kept import Row, check_settings, locked
+from decoding.evaluation.files.stamp import commit
 from decoding.evaluation.judges import ChatJudge, Judge
 from decoding.evaluation.judges.doors import check_name
 from decoding.evaluation.prompts import load_prompts
-from decoding.evaluation.stamp import commit
 from decoding.evaluation.study.calibration_texts import calibration_positions, number_of
 from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_steps, read_cells, write_cells
 from decoding.evaluation.study.configuration import Configuration, PairSettings
@@ -25,7 +25,7 @@ from decoding.evaluation.study.processes import Processes, device_here, processe
 from decoding.evaluation.study.results import Comparison, JudgeAccount, Results
 from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import batches, check_texts, text_key, text_order, write_texts
-from decoding.pairs import Pair, load_pair, pair_name
+from decoding.huggingface.pair import Pair, load_pair, pair_name
 from solvers.errors import InputError
 
 Track = Callable[[str, int, int], AbstractContextManager[Callable[[int], object]]]
@@ -162,7 +162,7 @@ class Study:
 
     @cached_property
     def _loaded(self) -> tuple[Pair, list[Any]]:
-        from decoding.evaluation.positions import encode_prompts
+        from decoding.evaluation.positions.collect import encode_prompts
 
         pair = self._load()
         longest, chat = self.configuration.texts.max_new_tokens, self.configuration.prompts.chat

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
-from decoding.evaluation.files import Row, append_rows, make_folder, read_keyed, read_rows, replace_file, row_lines
+from decoding.evaluation.files.kept import Row, append_rows, make_folder, read_keyed, read_rows, replace_file, row_lines
 
 
 class Table:

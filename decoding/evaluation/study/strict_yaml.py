@@ -23,7 +23,7 @@ from typing import (
 
 import yaml
 
-from decoding.evaluation.plain_text import quoted, read_text, shown
+from decoding.evaluation.files.plain_text import quoted, read_text, shown
 from solvers.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from decoding.evaluation.files import Row
-from decoding.evaluation.positions import seed_for
+from decoding.evaluation.files.kept import Row
+from decoding.evaluation.positions.collect import seed_for
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.results import TokenCost
 from decoding.evaluation.study.token_costs import token_costs
 from decoding.huggingface import SpeculativeOutput, generate_plainly
-from decoding.pairs import Pair
+from decoding.huggingface.pair import Pair
 from solvers.errors import InputError
 
 

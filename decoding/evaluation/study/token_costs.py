@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from decoding.evaluation.positions import raw_logits
+from decoding.evaluation.positions.collect import raw_logits
 from decoding.evaluation.study.results import TokenCost
-from decoding.pairs import Pair
-from decoding.sampling import law
-from decoding.statistics import Statistics
+from decoding.huggingface.pair import Pair
+from decoding.loop.statistics import Statistics
+from decoding.sampling.draw import law
 from solvers.divergences import divergence_named
-from tradeoff.outcome import apply_rule
+from tradeoff.outcome.token import apply_rule
 from tradeoff.rule import Rule
 
 

@@ -1,0 +1,1 @@
+"""`tradeoff front`: fronts of laws in a file."""

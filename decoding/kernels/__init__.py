@@ -1,5 +1,0 @@
-"""The verification step in Triton kernels, for a CUDA device; needs `triton`, which exists on Linux only."""
-
-from decoding.kernels.verification import verify_ratio
-
-__all__ = ["verify_ratio"]

@@ -1,0 +1,1 @@
+"""Who sets the price and the draft length while texts are written, and the clock they read."""

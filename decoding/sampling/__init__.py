@@ -1,0 +1,1 @@
+"""Laws from logits, tokens from uniforms, and the processors between them."""

@@ -1,0 +1,5 @@
+"""Whether a sampler does what its rule says."""
+
+from tradeoff.conformance.checking import Case, Report, check
+
+__all__ = ["Case", "Report", "check"]
