@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: env demo test check clean
+.PHONY: env demo test test-fast check clean
 
 env: $(READY)
 
@@ -19,6 +19,12 @@ demo: env
 
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
+
+# what a change of a formula or of the loop breaks first
+test-fast: env
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/solvers/test_closed_form.py tests/solvers/test_roots.py \
+		tests/tradeoff/test_outcome.py tests/tradeoff/test_chains.py tests/tradeoff/test_printing.py \
+		tests/decoding/test_loop.py tests/decoding/test_joint_law.py tests/decoding/test_door.py tests/test_imports.py
 
 check: env
 	$(BIN)/ruff format --check .

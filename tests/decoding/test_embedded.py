@@ -17,7 +17,7 @@ from decoding.evaluation.positions.collect import collect_positions
 from decoding.evaluation.prompts import read_prompts
 from tradeoff.rules.registry import families
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 METRICS = json.loads((Path(embedded.__file__).parent / "metrics.json").read_text())
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tiny import tiny_model
 from torch import Tensor
 
 from decoding.drafting import Drafter, Proposal
 from decoding.sampling.warping import Warping
-from tests.tiny import tiny_model
 
 VOCAB = 7
 MODEL = tiny_model(28, VOCAB)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 THEORY = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
 
 
@@ -11,7 +11,7 @@ def test_every_test_that_the_theory_page_names_exists():
     named = set(re.findall(r"`(test_\w+)`", THEORY))
     written = {
         name
-        for file in ROOT.glob("tests/test_*.py")
+        for file in ROOT.glob("tests/**/test_*.py")
         for name in re.findall(r"def (test_\w+)\(", file.read_text("utf-8"))
     }
     assert len(named) > 30

@@ -37,7 +37,7 @@ FILES = (
 
 COMMAND = [sys.executable, "-c", "from decoding.cli import main; main()", "evaluate"]
 ALONE = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
-ALONE |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+ALONE |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def written(path: Path, text: str = SMALL) -> str:

@@ -4,13 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-from decoding.drafting import Drafter, ModelDrafter, PromptLookup
-from decoding.sampling.processors import Whole
-from decoding.sampling.warping import Warping
-from solvers.errors import InputError
-from tests.drafts import (
+from drafts import (
     FLOAT32,
     LENGTHS,
     MODEL,
@@ -23,8 +17,14 @@ from tests.drafts import (
     started,
     uniforms_of,
 )
-from tests.host_sync import no_host_sync
-from tests.tiny import FavourEven
+from host_sync import no_host_sync
+from tiny import FavourEven
+from torch import Tensor
+
+from decoding.drafting import Drafter, ModelDrafter, PromptLookup
+from decoding.sampling.processors import Whole
+from decoding.sampling.warping import Warping
+from solvers.errors import InputError
 
 GRID = np.append(np.arange(0, 1, 1 / 64), 1 - 2.0**-53)
 

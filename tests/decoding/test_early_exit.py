@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from drafts import LENGTHS, VOCAB, advance, assert_exact, proposed, ragged, started, uniforms_of
 from torch import nn
 from transformers import (
     Gemma2Config,
@@ -26,7 +27,6 @@ from transformers import (
 
 from decoding.drafting import ModelDrafter, early_exit
 from solvers.errors import InputError
-from tests.drafts import LENGTHS, VOCAB, advance, assert_exact, proposed, ragged, started, uniforms_of
 
 
 @pytest.fixture(autouse=True)

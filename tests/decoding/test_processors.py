@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from test_batch import PROMPTS, padded
-from tiny import DRAFT, PROMPT, TARGET, VOCAB, FavourEven, tiny_model
+from tiny import DRAFT, FALSE_ALARM, PROMPT, TARGET, VOCAB, FavourEven, chi_square_p_value, law_after, tiny_model
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -19,7 +19,6 @@ from transformers import (
 import decoding
 from decoding.drafting import PromptLookup, SeveralDrafts
 from solvers.errors import InputError
-from tests.tiny import FALSE_ALARM, chi_square_p_value, law_after
 from tradeoff.rules import CommonPrice, SpeculativeSampling
 
 END = 2

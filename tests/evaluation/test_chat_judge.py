@@ -248,7 +248,7 @@ def test_an_interruption_ends_it_promptly():
 
     with Proxy(0, hang) as proxy:
         process = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED % proxy.url], stderr=subprocess.PIPE, cwd=Path(__file__).parent.parent
+            [sys.executable, "-c", INTERRUPTED % proxy.url], stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
         )
         try:
             assert asked.wait(60)
