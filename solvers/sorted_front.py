@@ -124,7 +124,7 @@ class SortedFront:
                 length = side.budget.shape[1]
                 points[start : start + rows, column : column + length] = to_numpy(side.budget)
                 column += length
-            start += len(sides[0].budget)
+            start += rows
         return np.sort(np.minimum(points, self.total_variation), axis=-1)
 
     def _leaked(self, rejection: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ from tradeoff.fronts.alternatives import Alternatives
 from tradeoff.fronts.multi_draft import solve_multi_draft_pareto
 from tradeoff.fronts.pareto import ParetoFront, ParetoPoint, solve_pareto
 from tradeoff.fronts.residual import best_residual
+from tradeoff.outcome.block import joint_law
+from tradeoff.outcome.multi_draft import evaluate_multi_draft
 from tradeoff.outcome.positions import Positions
 from tradeoff.outcome.token import Outcome, evaluate
 from tradeoff.rule import Rule
@@ -40,7 +42,9 @@ __all__ = [
     "conformance",
     "convert",
     "evaluate",
+    "evaluate_multi_draft",
     "f_divergence",
+    "joint_law",
     "rules",
     "solve_multi_draft_pareto",
     "solve_pareto",

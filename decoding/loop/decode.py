@@ -1,6 +1,6 @@
 """The decoding loop: draft, score, verify; a batch of texts of unlike lengths, read back once a round."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,13 +13,11 @@ from decoding.loop.rounds import Fate, Round
 from decoding.loop.statistics import Recorder
 from decoding.models.cached_model import CachedModel
 from decoding.models.graphs import Captured
-from decoding.policies.price import Controller, Spent
+from decoding.policies.price import Spent
 from decoding.policies.stopwatch import Stopwatch
-from decoding.sampling.draw import unusable, unusable_rows
-from decoding.verification import Verified, verify, verify_block_rule, verify_several
-from decoding.verification.account import EXACT, exact_columns
-from tradeoff.rule import BlockRule, Rule
-from tradeoff.rules import BlockVerification
+from decoding.sampling.draw import unusable
+from decoding.verification import Scored, Verified, verifier_of
+from decoding.verification.account import EXACT
 
 
 # no version counters, a tenth of the host's time in a small model
@@ -65,7 +63,6 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     recorder: Recorder = field(default_factory=Recorder)
     ended: bool = False
-    state: Hashable = None
     error: str | None = None
     logits: list[Tensor] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
@@ -119,30 +116,30 @@ class _Loop:
         plan.warping.select(torch.arange(len(self.rows)).repeat_interleave(self.drafts))
         self.target.prefill(self.tokens, first=seen, last=longest - 1)
         self.drafter.start(self.tokens, self.length, width=longest, vocab=plan.vocab, warping=plan.warping)
-        if isinstance(plan.rule, BlockRule):
-            for row in self.rows:
-                row.state = plan.rule.initial_state()
-        if isinstance(plan.rule, Controller):
-            plan.rule.start(len(self.rows), plan.max_new_tokens)
+        self.verifier = verifier_of(
+            plan.rule,
+            drafts=self.drafts,
+            texts=len(self.rows),
+            max_new_tokens=plan.max_new_tokens,
+            temperature=plan.warping.temperature,
+            exact=plan.exact,
+            backend=plan.backend,
+        )
 
     def round(self) -> None:
         """Draft, score, verify; then read the round back and end the texts that are finished."""
         count, longest = self._count(), max(self.rows[row].length for row in self.slots)
-        rule = self.plan.rule
-        if isinstance(rule, Controller):
-            rule = rule.rule(self.slots, count)
+        beyond = self.verifier.begin(self.slots, count)
         self._draw(count)
         with self.watch.part("draft"):
-            # the law after the block, for rules with a bonus of their own, is the last one of a longer proposal
-            drafted = count + int(hasattr(rule, "bonus"))
-            proposal = self._draft(drafted, self.target.width(longest + drafted))
+            # a law after the block is the last one of a longer proposal
+            proposal = self._draft(count + beyond, self.target.width(longest + count + beyond))
             torch.minimum(proposal.count, self.room.clamp(max=count), out=self.limit)
         with self.watch.part("target"):
             logits, scores = self._score(count, self.target.width(longest + count))
             self.plan.warping.confirm()
         with self.watch.part("verify"):
-            decide = self._choose if self.drafts > 1 else self._verify
-            finished = decide(rule, proposal, self.limit, logits, scores)
+            finished = self._decided(proposal, logits, scores)
             self._commit(finished.verified)
         self._take(finished)
 
@@ -178,92 +175,38 @@ class _Loop:
         logits = self.target.feed(block, columns, width=width, keep=count + 1, start=start)[..., : self.plan.vocab]
         return logits, self.plan.warping.apply(logits, self.tokens, self.length, self.limit + 1)
 
-    @property
-    def _exact(self) -> bool:
-        return self.plan.exact or isinstance(self.plan.rule, Controller)
-
-    def _verify(
-        self, rule: Rule | BlockRule, proposal: Proposal, limit: Tensor, logits: Tensor, scores: Tensor
-    ) -> Round:
-        """Judge the one draft of every text."""
+    def _decided(self, proposal: Proposal, logits: Tensor, scores: Tensor) -> Round:
+        """Let the verifier decide, and all lines of a text go on from the draft that is followed."""
         count = scores.shape[1] - 1
-        uniforms, temperature = self.uniforms[:, count : 2 * count + 1], self.plan.warping.temperature
-        if isinstance(rule, BlockRule) and not isinstance(rule, BlockVerification):
-            verified = self._verify_block(rule, proposal, limit, logits, scores)
-        else:
-            drafts, bonus = proposal.logits[:, :count], None
-            if proposal.logits.shape[1] > count:
-                # where the drafter has nothing to say it is taken to agree with the target
-                silent = torch.arange(count + 1, device=limit.device) >= proposal.count[:, None]
-                drafts, bonus = torch.where(silent[..., None], scores, proposal.logits).split([count, 1], dim=1)
-                bonus = bonus[:, 0]
-            verified = verify(
-                rule,
-                drafts,
-                scores,
-                proposal.tokens[:, :count],
-                uniforms,
-                count=limit,
-                temperature=temperature,
-                raw_logits=(proposal.raw_logits[:, :count], logits),
-                bonus_draft_logits=bonus,
-                exact=self._exact and not isinstance(rule, BlockRule),
-                backend=self.plan.backend,
-            )
-        exact = None if verified.outcome is None else exact_columns(verified.outcome)
-        return Round(proposal=proposal, limit=limit, logits=logits, scores=scores, verified=verified, exact=exact)
-
-    def _verify_block(
-        self, rule: BlockRule, proposal: Proposal, limit: Tensor, logits: Tensor, scores: Tensor
-    ) -> Verified:
-        """Judge blocks by a rule's own verdict, on the host; it may carry a state from round to round."""
-        count = scores.shape[1] - 1
-        accepted, following, states = verify_block_rule(
-            rule,
-            proposal.logits[:, :count],
-            scores,
-            proposal.tokens[:, :count],
-            self.uniforms[:, count : 2 * count + 1],
-            count=limit,
-            temperature=self.plan.warping.temperature,
-            raw_target_logits=logits,
-            states=[self.rows[row].state for row in self.slots],
+        scored = Scored(
+            rows=self.slots,
+            proposal=proposal,
+            limit=self.limit,
+            logits=logits,
+            scores=scores,
+            uniforms=self.uniforms[:, : 2 * count + 1],
         )
-        for row, state in zip(self.slots, states, strict=True):
-            self.rows[row].state = state
-        lawless = unusable_rows(proposal.logits[:, :count], limit) | unusable_rows(scores, limit + 1)
-        return Verified(accepted=accepted, next_token=following, unusable=lawless, outcome=None)
+        decision, limit = self.verifier.decide(scored), self.limit
+        if decision.winner is not None:
+            line = decision.winner + self.drafts * torch.arange(len(self.slots), device=self.tokens.device)
+            self._follow(decision.winner, line, count)
+            proposal, limit, logits, scores = proposal.at(line), limit[:: self.drafts], logits[line], scores[line]
+        return Round(
+            proposal=proposal,
+            limit=limit,
+            logits=logits,
+            scores=scores,
+            verified=decision.verified,
+            exact=decision.exact,
+        )
 
-    def _choose(
-        self, rule: Rule | BlockRule, proposal: Proposal, limit: Tensor, logits: Tensor, scores: Tensor
-    ) -> Round:
-        """Judge several drafts of every text, and let all of its lines go on from the one that is followed."""
+    def _follow(self, winner: Tensor, line: Tensor, count: int) -> None:
+        """Give every text's drafts what the followed one has."""
         assert isinstance(self.drafter, SeveralDrafts)
-        assert not isinstance(rule, BlockRule)
-        count, texts = scores.shape[1] - 1, len(self.slots)
-        chosen = verify_several(
-            rule,
-            proposal,
-            (logits, scores),
-            limit[:: self.drafts],
-            self.uniforms[:, : 2 * count + 1].view(texts, self.drafts, -1),
-            temperature=self.plan.warping.temperature,
-            exact=self._exact,
-            backend=self.plan.backend,
-        )
-        line = chosen.winner + self.drafts * torch.arange(texts, device=self.tokens.device)
         self.tokens[:] = self.tokens[line.repeat_interleave(self.drafts)]
         columns = self.length[:: self.drafts, None] + torch.arange(-1, count, device=self.tokens.device)
-        self.target.share(chosen.winner, columns)
-        self.drafter.share(chosen.winner, (columns - 1).clamp(min=0))  # it has not seen its last token
-        return Round(
-            proposal=proposal.at(line),
-            limit=limit[:: self.drafts],
-            logits=logits[line],
-            scores=scores[line],
-            verified=chosen.verified,
-            exact=chosen.exact,
-        )
+        self.target.share(winner, columns)
+        self.drafter.share(winner, (columns - 1).clamp(min=0))  # it has not seen its last token
 
     def _commit(self, verified: Verified) -> None:
         """Lengthen the live texts on the device, without waiting for it."""
@@ -328,9 +271,9 @@ class _Loop:
     def _tell(self, count: int, fates: list[Fate], emitted: list[int]) -> None:
         """Show a controller and a draft length policy what the round brought."""
         told = [slot for slot, tokens in enumerate(emitted) if tokens > 0]
-        if isinstance(self.plan.rule, Controller) and told:
+        if told and fates[told[0]].exact is not None:
             exact = np.array([fates[slot].exact for slot in told])
-            self.plan.rule.observe(
+            self.verifier.observe(
                 Spent(
                     rows=[self.slots[slot] for slot in told],
                     rejection=exact[..., EXACT.index("rejection")],

@@ -1,11 +1,10 @@
 """The verification step: drafted tokens and two sets of logits to accepted lengths and next tokens.
 
-`verify` is the door for rules that judge tokens one by one and for block verification; `verify_block_rule` takes any
-other block rule, `verify_several` several drafts of a text.
+`verify` is the door for rules that judge tokens one by one and for block verification. The loop asks `verifier_of` once
+per call, and then knows no kinds of rules: any other block rule, several drafts and controllers have verifiers too.
 """
 
-from decoding.verification.block import verify_block_rule
-from decoding.verification.several import verify_several
 from decoding.verification.step import Backend, Verified, verify
+from decoding.verification.verifiers import Decision, Scored, Verifier, verifier_of
 
-__all__ = ["Backend", "Verified", "verify", "verify_block_rule", "verify_several"]
+__all__ = ["Backend", "Decision", "Scored", "Verified", "Verifier", "verifier_of", "verify"]

@@ -5,9 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tiny import DRAFT, PROMPT, TARGET
 
+import decoding
 from decoding.verification.candidates import verify_drafts
-from tradeoff.rules import RecursiveRejection
+from solvers.errors import InputError
+from tradeoff.rules import BlockVerification, Consultant, RecursiveRejection
 
 BELOW_ONE = 1 - 2**-53
 PAIRS = {
@@ -109,3 +112,10 @@ def test_rows_do_not_disturb_each_other_and_temperature_0_follows_the_target():
     chosen, token = verify_drafts(first, target, greedy, uniforms, temperature=0.0)
     assert torch.equal(token, target.argmax(-1))
     assert torch.equal(chosen, torch.where(greedy[:, 0] == target.argmax(-1), 0, -1))
+
+
+def test_a_rule_that_judges_blocks_is_refused_beside_several_drafts():
+    drafts = decoding.SeveralDrafts(DRAFT, drafts=2)
+    for rule in (BlockVerification(), Consultant()):
+        with pytest.raises(InputError, match="expected one that judges tokens one by one beside several drafts; got"):
+            decoding.generate(TARGET, drafts, PROMPT, rule=rule, max_new_tokens=4, do_sample=False)

@@ -375,7 +375,7 @@ BAD_ARGUMENTS = {
     "sampler": ({"sampler": 3}, "sampler: expected a callable .* got int"),
     "rule": (
         {"rule": "SpeculativeSampling"},
-        "rule: expected a rule; got the text 'SpeculativeSampling'; use tradeoff.rules.from_spec",
+        "rule: expected the name of a rule; got 'SpeculativeSampling'; did you mean 'speculative_sampling'",
     ),
     "randomness": ({"randomness": "uniform"}, "randomness: expected one of 'generator', 'uniforms', 'closed"),
     "no draws": ({"draws": 0}, "draws: expected a whole number of at least 1; got 0"),

@@ -65,7 +65,7 @@ Count = Annotated[int, Range(least=1)]
 """One or more."""
 
 Natural = Annotated[int, Range(least=0)]
-"""None or more."""
+"""A whole number, 0 or more."""
 
 Positive = Annotated[float, Range(above=0)]
 """A number above 0."""
