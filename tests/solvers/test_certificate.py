@@ -207,6 +207,18 @@ def test_right_answers_hold_to_nine_digits(name, pair, fraction):
 
 
 @every_measure
+def test_where_nothing_may_be_rejected_nothing_is(name):
+    """Ceiling times target may round to less than the draft: a rejection of 1e-16 made an infinite divergence finite."""
+    kept = np.random.default_rng(5).uniform(0.05, 0.95, 200)
+    draft = np.stack([np.ones(200), np.zeros(200)], axis=-1)
+    target = np.stack([kept, 1.0 - kept], axis=-1)
+    point = solve_pareto(draft, target, divergence=MEASURES[name], rejection=0.0).at(rejection=0.0)
+    assert np.all(point.acceptance == 1.0)
+    np.testing.assert_allclose(point.divergence, MEASURES[name].value(draft, target), rtol=1e-12)
+    assert point.certificate.holds(tolerance("divergence"))
+
+
+@every_measure
 @pytest.mark.parametrize("convert", [np.asarray, torch.asarray], ids=["numpy", "torch"])
 def test_right_answers_to_float32_laws_hold_to_six_digits(name, convert):
     for seed in range(6):
