@@ -225,10 +225,8 @@ def test_settings_that_came_from_the_model_are_shown_in_the_output():
     cool = loaded_with(TARGET, do_sample=True, temperature=0.6, top_k=50, repetition_penalty=1.2, stop_strings=None)
     output = decoding.generate(cool, DRAFT, PROMPT, generator=seed_for(0), max_new_tokens=4)
     assert output.saved_settings == {"temperature": 0.6, "do_sample": True, "repetition_penalty": 1.2}
-    assert str(output) == (
-        f"1 texts, 4 tokens in {output.statistics.target_calls} rounds: "
-        f"{output.statistics.tokens_per_target_call:.2f} tokens per call of the target\n"
-        "From the generation config saved with the target: temperature 0.6, do_sample True, repetition_penalty 1.2"
+    assert str(output).splitlines()[-1] == (
+        "  From the generation config saved with the target: temperature 0.6, do_sample True, repetition_penalty 1.2"
     )
     greedy = decoding.generate(cool, DRAFT, PROMPT, max_new_tokens=4, do_sample=False, repetition_penalty=1.5)
     assert greedy.saved_settings == {}

@@ -80,7 +80,7 @@ def test_texts_are_what_their_rules_write_alone_each_from_a_stream_of_its_own(wh
             top_k=0,
         )
         assert pair.tokenizer.decode(output.sequences[0], skip_special_tokens=True).endswith(row["text"])
-        account = output.statistics.to_dict()
+        account = output.statistics.totals()
         assert {name: row[name] for name in account} == pytest.approx(account, rel=1e-4, abs=1e-9)
     # rules that share a knob do not share uniforms: compared texts are two draws
     assert len({row["text"] for row in texts if row["prompt"] == 0}) == len(texts) / 5

@@ -175,4 +175,4 @@ def generate_rows(pair: Pair, prompts: Sequence[Tensor], settings: Settings, tod
         if output.interrupted:
             raise KeyboardInterrupt
         text = pair.tokenizer.decode(output.sequences[0, prompts[prompt].shape[1] :], skip_special_tokens=True)
-        yield {"prompt": prompt, "sample": sample, "cell": cell.label} | output.statistics.to_dict() | {"text": text}
+        yield {"prompt": prompt, "sample": sample, "cell": cell.label} | output.statistics.totals() | {"text": text}

@@ -126,7 +126,7 @@ def write_texts(
                 | {"rule": batch.cell.rule, "level": batch.cell.level}
                 | {"knob": next(iter(batch.cell.knob.values()), None)}
                 | {"text": pair.tokenizer.decode(tokens, skip_special_tokens=True)}
-                | {name: finite(value) for name, value in statistics.to_dict().items()}
+                | {name: finite(value) for name, value in statistics.totals().items()}
                 | {"error": output.errors[place]}
                 | provenance
             )
