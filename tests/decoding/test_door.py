@@ -17,7 +17,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 import decoding
 from decoding import ModelDrafter, PromptLookup, SeveralDrafts
 from solvers.errors import InputError
-from tradeoff.rules import CommonPrice
+from tradeoff.rules import CommonPrice, Lenience, from_spec
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0}
 OWN = TARGET.generate(PROMPT, **GREEDY)
@@ -46,8 +46,10 @@ class Rewriting(type(TARGET)):
 
 
 REFUSED = {
-    "a rule's class": ({"rule": CommonPrice}, "rule: .* got the class CommonPrice; give an instance"),
-    "a rule's name": ({"rule": "common-price:0.5"}, "rule: .* make it a rule with tradeoff.rules.from_spec"),
+    "a rule's class": ({"rule": CommonPrice}, "generate: .* got the class CommonPrice; make a rule of it"),
+    "a rule's name": ({"rule": "common-price:0.5"}, "expected the name of a rule; got 'common-price'; did you mean"),
+    "a rule for several drafts": ({"rule": "k_seq"}, "generate: .* multi-draft rules are taken by"),
+    "no rule": ({"rule": 3}, "generate: expected a rule that judges one token at a time or .*; got 3"),
     "half a length": ({"draft_length": 1.5}, "draft_length: expected a whole number .* got 1.5"),
     "a truth value": ({"draft_length": True}, "draft_length: expected a whole number .* got True"),
     "no length": ({"draft_length": 0}, "draft_length: expected at least 1; got 0"),
@@ -258,3 +260,24 @@ def test_drafters_take_whole_numbers():
         SeveralDrafts(DRAFT, drafts=2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="prompt lookup: expected whole numbers"):
         PromptLookup(longest=2.5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("rule", ["common_price:price=0.5", "block_verification"])
+def test_a_rule_is_taken_by_its_spec(rule):
+    def text(judge: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return decoding.generate(
+            TARGET, DRAFT, PROMPT, rule=judge, generator=generator, do_sample=True, max_new_tokens=12
+        ).sequences
+
+    assert torch.equal(text(rule), text(from_spec(rule)))
+
+
+def test_verify_takes_a_spec_and_names_who_takes_other_rules():
+    logits = torch.tensor([[[0.0, 1.0, 2.0], [2.0, 0.0, 1.0]]])
+    rest = logits[:, :1].flip(-1), logits, torch.tensor([[0]]), torch.tensor([[0.4, 0.6]], dtype=torch.float64)
+    by_name, by_value = (decoding.verify(rule, *rest) for rule in ("lenience:factor=0.5", Lenience(factor=0.5)))
+    assert torch.equal(by_name.accepted, by_value.accepted)
+    assert torch.equal(by_name.next_token, by_value.next_token)
+    with pytest.raises(InputError, match=r"decoding.verify: .* multi-draft rules are taken by"):
+        decoding.verify("k_seq", *rest)
