@@ -61,6 +61,19 @@ def drafter_of(draft: Any, *, static: bool, compiled: bool) -> Drafter:
     return draft
 
 
+def check_named(call: str, by_position: tuple[Any, ...]) -> None:
+    """Check that models are given by name: `tradeoff` has the draft first, and a swapped pair would run.
+
+    Raises
+    ------
+    InputError
+        Something is given by position.
+    """
+    if by_position:
+        got = ", ".join(type(each).__name__ for each in by_position)
+        raise InputError(f"models: expected target and draft by name; got {got} by position; write {call}")
+
+
 def check_target(target: Any) -> None:
     """Check that a target is a causal LM that generates.
 

@@ -14,6 +14,7 @@ from decoding.huggingface.door import (
     check_arguments,
     check_choices,
     check_config,
+    check_named,
     check_prepared,
     check_prompts,
     check_streamer,
@@ -170,10 +171,10 @@ def speculative(
 
 
 def generate(
-    target_model: Any,
-    draft_model: Any,
     input_ids: Tensor,
-    *,
+    *by_position: Any,
+    target: Any = None,
+    draft: Any = None,
     rule: AnyRule | None = None,
     draft_length: int | DraftLength = 4,
     generator: Generators | None = None,
@@ -187,32 +188,35 @@ def generate(
 
     Parameters
     ----------
-    target_model, draft_model
-        Causal LMs over one vocabulary; the draft may be a `Drafter`.
     input_ids
         The prompts, `[batch, length]`; shorter ones padded on the left, with attention_mask=.
+    by_position
+        Nothing: swapped models would run, hence they are given by name.
+    target, draft
+        Causal LMs over one vocabulary; the draft may be a `Drafter`.
     rule, draft_length, generator, account, backend, compiled
         As in `speculative`.
     streamer
         As in `generate`; for one row. It is told the end also after an error of this loop.
     generate_arguments
-        Anything `target_model.generate` takes: attention_mask, max_new_tokens, do_sample, temperature, top_k, top_p,
+        Anything `target.generate` takes: attention_mask, max_new_tokens, do_sample, temperature, top_k, top_p,
         num_return_sequences, generation_config, logits_processor, stopping_criteria, stop_strings with tokenizer,
         cache_implementation, past_key_values, ...
 
     Raises
     ------
     InputError
-        As in `speculative`.
+        As in `speculative`; models that are given by position.
     """
     with _ended(streamer) as ending:
-        check_target(target_model)
-        check_prompts(input_ids, vocabulary_size(target_model))
+        check_named("generate(input_ids, target=..., draft=...)", by_position)
+        check_target(target)
+        check_prompts(input_ids, vocabulary_size(target))
         check_arguments(generate_arguments, input_ids)
-        return target_model.generate(
+        return target.generate(
             input_ids,
             custom_generate=speculative,
-            draft=draft_model,
+            draft=draft,
             rule=rule,
             draft_length=draft_length,
             generator=generator,
@@ -220,7 +224,7 @@ def generate(
             backend=backend,
             compiled=compiled,
             text_streamer=ending,
-            **with_stop_strings(target_model, generate_arguments) | {"return_dict_in_generate": True},
+            **with_stop_strings(target, generate_arguments) | {"return_dict_in_generate": True},
         )
 
 

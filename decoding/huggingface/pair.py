@@ -8,6 +8,7 @@ import torch
 
 from decoding import embedded
 from decoding.huggingface import common_vocabulary, load_model, load_tokenizer, vocabulary_size
+from decoding.huggingface.door import check_named
 from solvers.errors import InputError
 from solvers.printing import counted, lines
 
@@ -43,9 +44,9 @@ class Pair:
 
 
 def load_pair(
+    *by_position: Any,
     target: str | None = None,
     draft: str | None = None,
-    *,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Pair:
@@ -54,8 +55,9 @@ def load_pair(
     Raises
     ------
     InputError
-        Only one of the two is given, one cannot be loaded, or their vocabularies differ.
+        Names given by position, only one of the two, one that cannot be loaded, or unlike vocabularies.
     """
+    check_named("load_pair(target=..., draft=...)", by_position)
     name = pair_name(target, draft)
     if target is None or draft is None:
         target, draft = str(embedded.TARGET), str(embedded.DRAFT)

@@ -70,9 +70,9 @@ def test_texts_are_what_their_rules_write_alone_each_from_a_stream_of_its_own(wh
     for row in texts[::7]:
         rule = family_from(row["rule"]).at(row["knob"]) if row["level"] else _rule(row["rule"])
         output = decoding.generate(
-            pair.target,
-            pair.draft,
             pair.tokenizer(prompts[row["prompt"]], return_tensors="pt").input_ids,
+            target=pair.target,
+            draft=pair.draft,
             rule=rule,
             generator=seed_for(0, 4, zlib.crc32(row["cell"].encode()), row["prompt"], row["sample"]),
             max_new_tokens=12,

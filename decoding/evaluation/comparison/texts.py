@@ -163,9 +163,9 @@ def generate_rows(pair: Pair, prompts: Sequence[Tensor], settings: Settings, tod
     """Generate the missing texts, one row each."""
     for (prompt, sample, _), cell in todo.items():
         output = generate_plainly(
-            pair.target,
-            pair.draft,
             prompts[prompt],
+            target=pair.target,
+            draft=pair.draft,
             attention_mask=torch.ones_like(prompts[prompt]),
             rule=cell.calibration.rule,
             draft_length=settings.draft_length,
