@@ -151,9 +151,9 @@ def assisted(asked: Asked, *, once: bool = False) -> int:
 def ours(asked: Asked, *, rule: Rule | None = None, exact: bool = False, compiled: bool = False) -> int:
     """The loop, the whole batch in one call."""
     output = decoding.generate(
-        asked.target,
-        asked.draft,
         asked.ids,
+        target=asked.target,
+        draft=asked.draft,
         rule=SpeculativeSampling() if rule is None else rule,
         draft_length=DRAFT_LENGTH,
         account="exact" if exact else "counts",

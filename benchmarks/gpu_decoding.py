@@ -58,9 +58,9 @@ Decoder = Callable[[Asked], Call]
 def ours(asked: Asked, **arguments: Any) -> Call:
     """The loop; a batch goes on until its last text is finished."""
     output = decoding.generate(
-        asked.target,
-        asked.draft,
         asked.ids,
+        target=asked.target,
+        draft=asked.draft,
         rule=Synthetic(rate=RATE),
         draft_length=DRAFT_LENGTH,
         account="counts",

@@ -58,7 +58,7 @@ def written() -> Written:
     for number in track(range(TEXTS), description="writing"):
         prompt = prompts[number % len(prompts)]
         output = generate_plainly(
-            pair.target, pair.draft, prompt, generator=seed_for(SEED, 1, number), max_new_tokens=HORIZON
+            prompt, target=pair.target, draft=pair.draft, generator=seed_for(SEED, 1, number), max_new_tokens=HORIZON
         )
         text = output.sequences
         first = prompt.shape[1] - 1

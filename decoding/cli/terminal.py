@@ -96,7 +96,7 @@ def load(target: str | None, draft: str | None, dtype: str, device: str, threads
     if threads is not None or target is None:
         # layers of a few hundred units: a second thread waits more than it works
         torch.set_num_threads(threads or 1)
-    return load_pair(target, draft, dtype=getattr(torch, dtype), device=device)
+    return load_pair(target=target, draft=draft, dtype=getattr(torch, dtype), device=device)
 
 
 def screen() -> Console:

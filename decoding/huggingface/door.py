@@ -14,7 +14,9 @@ from decoding.models.wrappers import plain_model
 from decoding.policies.price import Controller
 from decoding.verification import Backend
 from solvers.errors import InputError
-from tradeoff.rule import BlockRule
+from tradeoff.rule import BlockRule, Rule
+from tradeoff.rules import SpeculativeSampling
+from tradeoff.rules.registry import as_rule
 
 ACCOUNTS = ("exact", "counts")
 
@@ -59,6 +61,19 @@ def drafter_of(draft: Any, *, static: bool, compiled: bool) -> Drafter:
     return draft
 
 
+def check_named(call: str, by_position: tuple[Any, ...]) -> None:
+    """Check that models are given by name: `tradeoff` has the draft first, and a swapped pair would run.
+
+    Raises
+    ------
+    InputError
+        Something is given by position.
+    """
+    if by_position:
+        got = ", ".join(type(each).__name__ for each in by_position)
+        raise InputError(f"models: expected target and draft by name; got {got} by position; write {call}")
+
+
 def check_target(target: Any) -> None:
     """Check that a target is a causal LM that generates.
 
@@ -99,9 +114,23 @@ def check_prompts(input_ids: Any, vocab: int) -> None:
         )
 
 
+def judge_of(rule: Any) -> Rule | BlockRule | Controller:
+    """Return what judges drafted tokens: a rule or its spec, or a controller as it is; lossless where none is given.
+
+    Raises
+    ------
+    InputError
+        Something else, or a rule of another kind.
+    """
+    if rule is None:
+        return SpeculativeSampling()
+    if isinstance(rule, Controller) and not isinstance(rule, type):
+        return rule
+    return as_rule(rule, kind=("token", "block"), taken_by="decoding.generate")
+
+
 def check_choices(
     *,
-    rule: Any,
     draft_length: Any,
     generator: Any,
     account: Any,
@@ -117,16 +146,6 @@ def check_choices(
     InputError
         One of another kind.
     """
-    judges = isinstance(rule, BlockRule | Controller) or all(
-        callable(getattr(rule, part, None)) for part in ("acceptance", "residual")
-    )
-    if rule is not None and (isinstance(rule, type) or not judges):
-        got, remedy = repr(rule), "give a rule such as tradeoff.rules.CommonPrice(price=0.5)"
-        if isinstance(rule, type):
-            got, remedy = f"the class {rule.__name__}", "give an instance"
-        elif isinstance(rule, str):
-            remedy = "make it a rule with tradeoff.rules.from_spec"
-        raise InputError(f"rule: expected a verification rule, a block rule or a controller; got {got}; {remedy}")
     _check_length(draft_length)
     _check_word("account", account, (None, *ACCOUNTS))
     _check_word("backend", backend, get_args(Backend))

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.drafting import ModelDrafter, SeveralDrafts
+from decoding.drafting import Drafter, ModelDrafter, SeveralDrafts
 from decoding.huggingface.door import (
     check_arguments,
     check_choices,
     check_config,
+    check_named,
     check_prepared,
     check_prompts,
     check_streamer,
     check_target,
     drafter_of,
+    judge_of,
     with_stop_strings,
 )
 from decoding.huggingface.loading import check_context, common_vocabulary, vocabulary_size
@@ -26,7 +29,7 @@ from decoding.huggingface.request import emitted_to, finished_by, is_static, lef
 from decoding.huggingface.saved_settings import acting_settings
 from decoding.huggingface.user_cache import fill, users_cache
 from decoding.loop.decode import decode
-from decoding.loop.plan import Plan
+from decoding.loop.plan import Decoded, Plan
 from decoding.models.cached_model import CachedModel
 from decoding.models.wrappers import check_weights, evaluating
 from decoding.policies.draft_length import DraftLength
@@ -34,9 +37,8 @@ from decoding.policies.price import Controller
 from decoding.sampling.uniforms import Uniforms
 from decoding.verification import Backend
 from tradeoff.rule import BlockRule, Rule
-from tradeoff.rules import SpeculativeSampling
 
-AnyRule: TypeAlias = Rule | BlockRule | Controller
+AnyRule: TypeAlias = Rule | BlockRule | Controller | str
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 
 
@@ -80,8 +82,8 @@ def speculative(
         A causal LM over the same vocabulary, on any device and of any dtype, or a `Drafter` such as `PromptLookup`.
         What torch.compile and PEFT wrap around a model is taken off; adapters in its layers stay.
     rule
-        The verification rule, lossless `SpeculativeSampling()` by default; a block rule; or a controller of the
-        common price.
+        The verification rule or its spec, "decoding_opt:epsilon=0.1", lossless `SpeculativeSampling()` by default; a
+        block rule; or a controller of the common price.
     draft_length
         Tokens drafted per round, at least 1, or a `DraftLength`.
     generator
@@ -114,48 +116,39 @@ def speculative(
     KeyboardInterrupt
         On Ctrl-C, where only tokens are returned; a `SpeculativeOutput` says so instead.
     """
-    batch, prompt = input_ids.shape
     with _ended(text_streamer) as streamer:
         check_prepared(model, input_ids, model_kwargs)
         check_prompts(input_ids, vocabulary_size(model))
         check_config(generation_config)
+        judge = judge_of(rule)
         check_choices(
-            rule=rule,
             draft_length=draft_length,
             generator=generator,
             account=account,
             backend=backend,
             compiled=compiled,
             streamed=streamer is not None,
-            batch=batch,
+            batch=len(input_ids),
         )
+        prompt = input_ids.shape[1]
         cache = users_cache(model_kwargs.get("past_key_values"), prompt, generation_config.max_length)
-        static = is_static(generation_config, cache)
-        drafter = drafter_of(draft, static=static, compiled=compiled)
-        paired = drafter.model if isinstance(drafter, ModelDrafter) else None
-        vocab = vocabulary_size(model) if paired is None else common_vocabulary(model, paired)
-        tokens, padding = left_aligned(input_ids, model_kwargs.get("attention_mask"))
-        length = [prompt - pads for pads in padding]
         new_tokens = generation_config.max_length - prompt
-        check_context(model, paired, length, new_tokens)
+        texts = _Prompts.of(input_ids, model_kwargs.get("attention_mask"))
         most = draft_length if isinstance(draft_length, int) else draft_length.most
-        target = CachedModel(
-            model,
-            "target",
-            batch=batch * (drafter.drafts if isinstance(drafter, SeveralDrafts) else 1),
-            capacity=max(length) + new_tokens + most + 1,
-            static=static,
-            compiled=compiled,
+        pair = _Models.of(
+            model, draft, texts, new_tokens, most, static=is_static(generation_config, cache), compiled=compiled
         )
-        warping = warping_of(logits_processor, not generation_config.do_sample, input_ids, padding, stopping_criteria)
+        warping = warping_of(
+            logits_processor, not generation_config.do_sample, input_ids, texts.padding, stopping_criteria
+        )
         scale = warping.temperature or 1.0
         plan = Plan(
-            rule=SpeculativeSampling() if rule is None else rule,
+            rule=judge,
             draft_length=draft_length,
             max_new_tokens=new_tokens,
-            vocab=vocab,
+            vocab=pair.vocab,
             warping=warping,
-            uniforms=Uniforms(generator, batch, target.device),
+            uniforms=Uniforms(generator, len(input_ids), pair.target.device),
             exact=(account or ("exact" if generation_config.return_dict_in_generate else "counts")) == "exact",
             finished=finished_by(stopping_criteria, input_ids, scale if generation_config.output_scores else None),
             emitted=emitted_to(streamer),
@@ -165,16 +158,11 @@ def speculative(
         )
         if streamer is not None:
             streamer.put(input_ids.cpu())
-        models = {"target": model} if paired is None else {"target": model, "draft": paired}
-        for name, each in models.items():
-            check_weights(each, name)
-        with evaluating(**models):
-            seen = loaded(target, cache, padding)
-            decoded = decode(target, drafter, tokens.to(target.device), length, plan, seen=seen)
-            saved = acting_settings(model, generation_config)
-            output = output_of(decoded, input_ids, generation_config, scale, cache, saved)
-            if cache is not None and not decoded.interrupted:
-                fill(cache, target, output.sequences, padding, [len(text.tokens) for text in decoded.texts])
+        decoded = _decoded(pair, texts, plan, cache)
+        saved = acting_settings(model, generation_config)
+        output = output_of(decoded, input_ids, generation_config, scale, cache, saved)
+        if cache is not None and not decoded.interrupted:
+            fill(cache, pair.target, output.sequences, texts.padding, [len(text.tokens) for text in decoded.texts])
     if generation_config.return_dict_in_generate:
         return output
     if decoded.interrupted:
@@ -183,10 +171,10 @@ def speculative(
 
 
 def generate(
-    target_model: Any,
-    draft_model: Any,
     input_ids: Tensor,
-    *,
+    *by_position: Any,
+    target: Any = None,
+    draft: Any = None,
     rule: AnyRule | None = None,
     draft_length: int | DraftLength = 4,
     generator: Generators | None = None,
@@ -200,32 +188,35 @@ def generate(
 
     Parameters
     ----------
-    target_model, draft_model
-        Causal LMs over one vocabulary; the draft may be a `Drafter`.
     input_ids
         The prompts, `[batch, length]`; shorter ones padded on the left, with attention_mask=.
+    by_position
+        Nothing: swapped models would run, hence they are given by name.
+    target, draft
+        Causal LMs over one vocabulary; the draft may be a `Drafter`.
     rule, draft_length, generator, account, backend, compiled
         As in `speculative`.
     streamer
         As in `generate`; for one row. It is told the end also after an error of this loop.
     generate_arguments
-        Anything `target_model.generate` takes: attention_mask, max_new_tokens, do_sample, temperature, top_k, top_p,
+        Anything `target.generate` takes: attention_mask, max_new_tokens, do_sample, temperature, top_k, top_p,
         num_return_sequences, generation_config, logits_processor, stopping_criteria, stop_strings with tokenizer,
         cache_implementation, past_key_values, ...
 
     Raises
     ------
     InputError
-        As in `speculative`.
+        As in `speculative`; models that are given by position.
     """
     with _ended(streamer) as ending:
-        check_target(target_model)
-        check_prompts(input_ids, vocabulary_size(target_model))
+        check_named("generate(input_ids, target=..., draft=...)", by_position)
+        check_target(target)
+        check_prompts(input_ids, vocabulary_size(target))
         check_arguments(generate_arguments, input_ids)
-        return target_model.generate(
+        return target.generate(
             input_ids,
             custom_generate=speculative,
-            draft=draft_model,
+            draft=draft,
             rule=rule,
             draft_length=draft_length,
             generator=generator,
@@ -233,8 +224,61 @@ def generate(
             backend=backend,
             compiled=compiled,
             text_streamer=ending,
-            **with_stop_strings(target_model, generate_arguments) | {"return_dict_in_generate": True},
+            **with_stop_strings(target, generate_arguments) | {"return_dict_in_generate": True},
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prompts:
+    """The prompts as the loop wants them: padding on the right."""
+
+    tokens: Tensor  # [batch, longest]
+    padding: list[int]  # [batch]
+    length: list[int]  # [batch]
+
+    @classmethod
+    def of(cls, input_ids: Tensor, attention_mask: Tensor | None) -> "_Prompts":
+        tokens, padding = left_aligned(input_ids, attention_mask)
+        return cls(tokens=tokens, padding=padding, length=[input_ids.shape[1] - pads for pads in padding])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Models:
+    """Who drafts and who is asked."""
+
+    target: CachedModel
+    drafter: Drafter
+    plain: dict[str, Any]
+    vocab: int
+
+    @classmethod
+    def of(
+        cls, model: Any, draft: Any, texts: _Prompts, new_tokens: int, most: int, *, static: bool, compiled: bool
+    ) -> "_Models":
+        """Bring a target and a draft together, with room for the texts and a block of at most `most` tokens."""
+        drafter = drafter_of(draft, static=static, compiled=compiled)
+        paired = drafter.model if isinstance(drafter, ModelDrafter) else None
+        vocab = vocabulary_size(model) if paired is None else common_vocabulary(model, paired)
+        check_context(model, paired, texts.length, new_tokens)
+        target = CachedModel(
+            model,
+            "target",
+            batch=len(texts.length) * (drafter.drafts if isinstance(drafter, SeveralDrafts) else 1),
+            capacity=max(texts.length) + new_tokens + most + 1,
+            static=static,
+            compiled=compiled,
+        )
+        plain = {"target": model} if paired is None else {"target": model, "draft": paired}
+        return cls(target=target, drafter=drafter, plain=plain, vocab=vocab)
+
+
+def _decoded(pair: _Models, texts: _Prompts, plan: Plan, cache: Any) -> Decoded:
+    """Run the loop in evaluation mode, after what the caller's cache knows."""
+    for name, each in pair.plain.items():
+        check_weights(each, name)
+    with evaluating(**pair.plain):
+        seen = loaded(pair.target, cache, texts.padding)
+        return decode(pair.target, pair.drafter, texts.tokens.to(pair.target.device), texts.length, plan, seen=seen)
 
 
 class _Ending(BaseStreamer):

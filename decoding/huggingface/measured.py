@@ -10,7 +10,7 @@ from decoding.huggingface.saved_settings import plainly
 
 
 def generate_plainly(
-    target: Any, draft: Any, input_ids: Tensor, *, max_new_tokens: int, temperature: float = 1.0, **arguments: Any
+    input_ids: Tensor, *, target: Any, draft: Any, max_new_tokens: int, temperature: float = 1.0, **arguments: Any
 ) -> SpeculativeOutput:
     """Generate by the models' own laws at a temperature, whatever generation config was saved with them.
 
@@ -18,7 +18,7 @@ def generate_plainly(
 
     Parameters
     ----------
-    target, draft, input_ids, arguments
+    input_ids, target, draft, arguments
         As in `generate`.
     max_new_tokens, temperature
         As in `plainly`.
@@ -29,4 +29,4 @@ def generate_plainly(
         As in `generate`.
     """
     with plainly(target, max_new_tokens=max_new_tokens, temperature=temperature) as settings:
-        return generate(target, draft, input_ids, **settings, **arguments)
+        return generate(input_ids, target=target, draft=draft, **settings, **arguments)

@@ -14,9 +14,10 @@ from decoding.loop.plan import Decoded, Text
 from decoding.loop.statistics import Statistics
 from decoding.policies.stopwatch import Seconds
 from solvers.errors import InputError
+from solvers.printing import counted, lines, number
 
 
-@dataclass
+@dataclass(repr=False)
 class SpeculativeOutput(ModelOutput):
     """Generated texts and their account.
 
@@ -68,17 +69,26 @@ class SpeculativeOutput(ModelOutput):
             if name in self:
                 OrderedDict.__delitem__(self, name)
 
-    def __str__(self) -> str:
-        """What was written in how many rounds, and which settings came from the model's own generation config."""
-        counts = self.statistics
-        lines = [
-            f"{len(self.texts)} texts, {counts.generated} tokens in {counts.target_calls} rounds: "
-            f"{counts.tokens_per_target_call:.2f} tokens per call of the target"
-        ]
+    def __repr__(self) -> str:
+        """What was written at what price, which texts ended early, and which of the target's saved settings acted."""
+        _, account, _ = repr(self.statistics).splitlines()
+        counts, failed = self.statistics, sum(error is not None for error in self.errors)
+        head = (
+            f"SpeculativeOutput: {counted(len(self.texts), 'text')}, {counted(counts.generated, 'token')} in "
+            f"{counted(counts.target_calls, 'target call')}, {number(counts.tokens_per_target_call)} tokens per call"
+        )
+        ended = [f"{counted(failed, 'text')} ended in an error"] if failed else []
+        ended += ["interrupted by Ctrl-C"] if self.interrupted else []
+        rest = [", ".join(ended)] if ended else []
         if self.saved_settings:
             named = ", ".join(f"{name} {value}" for name, value in self.saved_settings.items())
-            lines.append(f"From the generation config saved with the target: {named}")
-        return "\n".join(lines)
+            rest.append(f"From the generation config saved with the target: {named}")
+        return lines(head, account.strip(), *rest)
+
+    __str__ = __repr__  # ModelOutput is a dict, whose own text is every tensor
+
+    def _repr_html_(self) -> str:
+        return self.statistics._repr_html_()
 
 
 def output_of(

@@ -8,7 +8,9 @@ import torch
 
 from decoding import embedded
 from decoding.huggingface import common_vocabulary, load_model, load_tokenizer, vocabulary_size
+from decoding.huggingface.door import check_named
 from solvers.errors import InputError
+from solvers.printing import counted, lines
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,11 +37,16 @@ class Pair:
         """Tokens that texts are written in: the target's."""
         return vocabulary_size(self.target)
 
+    def __repr__(self) -> str:
+        """Names, sizes and vocabulary; a model's own text has a line for every module."""
+        sizes = ", ".join(f"{role} {_described(getattr(self, role))}" for role in ("target", "draft"))
+        return lines(f"Pair: {self.name}, {counted(self.vocab, 'token')}", sizes)
+
 
 def load_pair(
+    *by_position: Any,
     target: str | None = None,
     draft: str | None = None,
-    *,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Pair:
@@ -48,8 +55,9 @@ def load_pair(
     Raises
     ------
     InputError
-        Only one of the two is given, one cannot be loaded, or their vocabularies differ.
+        Names given by position, only one of the two, one that cannot be loaded, or unlike vocabularies.
     """
+    check_named("load_pair(target=..., draft=...)", by_position)
     name = pair_name(target, draft)
     if target is None or draft is None:
         target, draft = str(embedded.TARGET), str(embedded.DRAFT)
@@ -93,6 +101,13 @@ def check_different(target: str | None, draft: str | None) -> None:
         raise InputError(
             f"draft: expected another model than the target, of which something is rejected; got {draft!r} for both"
         )
+
+
+def _described(model: Any) -> str:
+    weights = list(model.parameters())
+    millions = sum(each.numel() for each in weights) / 1e6
+    where = f", {weights[0].dtype} on {weights[0].device}".replace("torch.", "") if weights else ""
+    return f"{type(model).__name__} ({millions:.3g} million parameters{where})"
 
 
 def _short(name_or_path: str) -> str:

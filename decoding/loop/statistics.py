@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from decoding.verification.account import EXACT, RECORDED
+from solvers.printing import counted, html_table, lines, number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,10 +110,38 @@ class Statistics:
         """Sums over the text of the same; by the chain rule the expected "kl" is the KL of the texts' laws."""
         return {name: float(column.sum()) for name, column in self._exact.items()}
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Columns for `pandas.DataFrame`, a row to a verified position, each `[verified]`."""
+        names = ("position", "accepted", "drafted_token", "draft_index")
+        return {name: getattr(self, name) for name in names} | self._exact
+
+    def totals(self) -> dict[str, float]:
         """Counts and sums, from which every mean over texts is a ratio of sums."""
         counts = {name: getattr(self, name) for name in ("generated", "verified", "rejected", "target_calls")}
         return counts | self.spent | {"log_likelihood": float(self.log_likelihood.sum())}
+
+    def __repr__(self) -> str:
+        """What was written, what a call of the target brought, what was given away."""
+        head = (
+            f"Statistics: {counted(self.generated, 'token')} in {counted(self.target_calls, 'target call')}, "
+            f"{number(self.tokens_per_target_call)} tokens per call; {self.rejected} of {self.verified} drafted tokens "
+            "rejected"
+        )
+        return lines(head, self._given_away, ".mean, .spent, .acceptance_by_draft_index, .to_dict() tell the rest")
+
+    def _repr_html_(self) -> str:
+        caption, *_ = repr(self).splitlines()
+        rows = [(name, number(self.mean[name]), number(self.spent[name])) for name in self._exact]
+        return html_table(["exact quantity", "mean per verified token", "sum"], rows, caption=caption)
+
+    @property
+    def _given_away(self) -> str:
+        if not self.verified or np.isnan(self.mean["kl"]):
+            return "no exact account: nothing was verified, nobody asked, or a rule judged whole blocks"
+        return (
+            f"per verified token: rejection {number(self.mean['rejection'])} (lossless "
+            f"{number(self.mean['total_variation'])}), KL {number(self.mean['kl'])} nats from the target"
+        )
 
     @property
     def _exact(self) -> dict[str, np.ndarray]:

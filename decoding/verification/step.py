@@ -17,6 +17,7 @@ from solvers.errors import InputError
 from tradeoff.outcome.token import Outcome
 from tradeoff.rule import BlockRule, LogitRule, Rule
 from tradeoff.rules import BlockVerification
+from tradeoff.rules.registry import as_rule
 
 Backend: TypeAlias = Literal["auto", "torch", "triton"]
 
@@ -45,7 +46,7 @@ class Verified:
 
 
 def verify(
-    rule: Rule | BlockVerification,
+    rule: Rule | BlockVerification | str,
     draft_logits: Tensor,
     target_logits: Tensor,
     drafted: Tensor,
@@ -66,7 +67,7 @@ def verify(
     Parameters
     ----------
     rule
-        The verification rule.
+        The verification rule, or its spec.
     draft_logits, target_logits
         After processors, before temperature, `[batch, k, vocab]` and `[batch, k + 1, vocab]`, any floating dtype; a
         masked token has -inf. k may be 0: then the target is sampled.
@@ -92,6 +93,7 @@ def verify(
     InputError
         Unlike shapes, dtypes or devices, a missing bonus law, or a backend that cannot run.
     """
+    rule = _judge(rule)
     _check(draft_logits, target_logits, drafted, uniforms, count, temperature)
     form = None if exact else ratio_form(rule)
     on_kernels = _on_kernels(rule, form, backend, drafted.device)
@@ -123,14 +125,20 @@ def verify(
     )
 
 
+def _judge(rule: object) -> Rule | BlockVerification:
+    """A rule or its spec, that judges tokens one by one or is block verification."""
+    found = as_rule(rule, kind=("token", "block"), taken_by="decoding.verify")
+    if isinstance(found, BlockRule) and not isinstance(found, BlockVerification):
+        raise InputError(
+            f"{found!r}: expected a rule that judges tokens one by one; call verify_block_rule for this one"
+        )
+    return found
+
+
 def _on_kernels(rule: object, form: RatioForm | None, backend: Backend, device: torch.device) -> bool:
     """Whether the Triton kernels run this rule here; an error if they were asked to and cannot."""
     if backend not in ("auto", "torch", "triton"):
         raise InputError(f"backend: expected 'auto', 'torch' or 'triton'; got {backend!r}")
-    if isinstance(rule, BlockRule) and not isinstance(rule, BlockVerification):
-        raise InputError(
-            f"{rule!r}: expected a rule that judges tokens one by one; call verify_block_rule for this one"
-        )
     if backend == "torch" or (backend == "auto" and (form is None or device.type != "cuda")):
         return False
     try:

@@ -106,7 +106,7 @@ def test_greedy_text_is_the_models_own(reader: Any, model_type: str):
     own = model.generate(**prompts())
     # a model that repeats one token would not show a wrong mask
     assert len(set(own[:, PROMPT:].flatten().tolist())) >= 4
-    output = decoding.generate(model, Knowing(own), **prompts())
+    output = decoding.generate(target=model, draft=Knowing(own), **prompts())
     assert torch.equal(output.sequences, own)
 
 
@@ -117,7 +117,7 @@ def test_greedy_text_is_the_models_own(reader: Any, model_type: str):
 def test_what_cannot_be_decoded_is_refused_by_name(reader: Any, model_type: str):
     model = build(model_type, reader)
     with pytest.raises(InputError, match=type(model).__name__):
-        decoding.generate(model, PromptLookup(), **prompts())
+        decoding.generate(target=model, draft=PromptLookup(), **prompts())
 
 
 def test_the_first_layers_of_a_wrapper_draft():
@@ -127,5 +127,7 @@ def test_the_first_layers_of_a_wrapper_draft():
     assert len(draft.model.language_model.layers) == 1
     assert len(draft.model.vision_tower.encoder.layers) == 2
     own = draft.generate(**prompts())
-    assert torch.equal(decoding.generate(draft, Knowing(own), **prompts()).sequences, own)
-    assert torch.equal(decoding.generate(target, draft, **prompts()).sequences, target.generate(**prompts()))
+    assert torch.equal(decoding.generate(target=draft, draft=Knowing(own), **prompts()).sequences, own)
+    assert torch.equal(
+        decoding.generate(target=target, draft=draft, **prompts()).sequences, target.generate(**prompts())
+    )

@@ -58,9 +58,9 @@ def write(rule, seed=0, prompts=PROMPTS, copies=1, draft=DRAFT, kind="dynamic", 
         "draft_length": 2,
     }
     return decoding.generate(
-        TARGET,
-        draft,
         inputs["input_ids"],
+        target=TARGET,
+        draft=draft,
         attention_mask=inputs["attention_mask"],
         rule=rule,
         generator=torch.Generator().manual_seed(seed),
@@ -194,9 +194,9 @@ def test_an_early_exit_of_the_target_drafts_for_it():
     rule = RatioClip(ceiling=1.5)
     inputs = padded(PROMPTS, COPIES)
     output = decoding.generate(
-        target,
-        draft,
         inputs["input_ids"],
+        target=target,
+        draft=draft,
         attention_mask=inputs["attention_mask"],
         rule=rule,
         draft_length=2,
@@ -271,9 +271,9 @@ def test_with_a_generator_per_row_a_text_does_not_depend_on_its_neighbours(rule,
     arguments: dict[str, Any] = {"max_new_tokens": 20, "eos_token_id": 4, "draft_length": 3}
     inputs = padded(PROMPTS)
     together = decoding.generate(
-        TARGET,
-        DRAFT,
         inputs["input_ids"],
+        target=TARGET,
+        draft=DRAFT,
         attention_mask=inputs["attention_mask"],
         rule=rule,
         generator=generators(3),
@@ -284,9 +284,9 @@ def test_with_a_generator_per_row_a_text_does_not_depend_on_its_neighbours(rule,
     )
     for row, prompt in enumerate(PROMPTS):
         alone = decoding.generate(
-            TARGET,
-            DRAFT,
             torch.tensor([prompt]),
+            target=TARGET,
+            draft=DRAFT,
             attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
             rule=rule,
             generator=generators(3)[row : row + 1],
@@ -336,9 +336,9 @@ def test_processors_that_read_the_text_see_every_row_as_generate_lays_it_out():
 
 def test_several_texts_of_one_prompt():
     output = decoding.generate(
-        TARGET,
-        DRAFT,
         torch.tensor([PROMPTS[1]]),
+        target=TARGET,
+        draft=DRAFT,
         num_return_sequences=4,
         generator=torch.Generator().manual_seed(0),
         do_sample=True,

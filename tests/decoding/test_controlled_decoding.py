@@ -36,9 +36,9 @@ def test_a_held_mean_is_met_along_the_text(controller, quantity, wanted):
     pair = decoding.load_pair()
     prompt = pair.tokenizer("One day, a small dragon", return_tensors="pt").input_ids
     statistics = decoding.generate(
-        pair.target,
-        pair.draft,
         prompt.repeat(4, 1),
+        target=pair.target,
+        draft=pair.draft,
         attention_mask=torch.ones_like(prompt).repeat(4, 1),
         rule=controller,
         generator=torch.Generator().manual_seed(0),
@@ -64,9 +64,9 @@ def test_a_draft_length_policy_learns_from_the_rounds_it_decides():
     drafted = []
     for _ in range(6):
         output = decoding.generate(
-            TARGET,
-            DRAFT,
             inputs["input_ids"],
+            target=TARGET,
+            draft=DRAFT,
             attention_mask=inputs["attention_mask"],
             draft_length=policy,
             do_sample=True,

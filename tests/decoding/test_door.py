@@ -17,7 +17,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 import decoding
 from decoding import ModelDrafter, PromptLookup, SeveralDrafts
 from solvers.errors import InputError
-from tradeoff.rules import CommonPrice
+from tradeoff.rules import CommonPrice, Lenience, from_spec
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0}
 OWN = TARGET.generate(PROMPT, **GREEDY)
@@ -46,8 +46,10 @@ class Rewriting(type(TARGET)):
 
 
 REFUSED = {
-    "a rule's class": ({"rule": CommonPrice}, "rule: .* got the class CommonPrice; give an instance"),
-    "a rule's name": ({"rule": "common-price:0.5"}, "rule: .* make it a rule with tradeoff.rules.from_spec"),
+    "a rule's class": ({"rule": CommonPrice}, "generate: .* got the class CommonPrice; make a rule of it"),
+    "a rule's name": ({"rule": "common-price:0.5"}, "expected the name of a rule; got 'common-price'; did you mean"),
+    "a rule for several drafts": ({"rule": "k_seq"}, "generate: .* multi-draft rules are taken by"),
+    "no rule": ({"rule": 3}, "generate: expected a rule that judges one token at a time or .*; got 3"),
     "half a length": ({"draft_length": 1.5}, "draft_length: expected a whole number .* got 1.5"),
     "a truth value": ({"draft_length": True}, "draft_length: expected a whole number .* got True"),
     "no length": ({"draft_length": 0}, "draft_length: expected at least 1; got 0"),
@@ -66,7 +68,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=REFUSED.keys())
 def test_arguments_of_another_kind_are_refused(arguments, said):
-    for call in (custom, lambda **more: decoding.generate(TARGET, DRAFT, PROMPT, **GREEDY | more)):
+    for call in (custom, lambda **more: decoding.generate(PROMPT, target=TARGET, draft=DRAFT, **GREEDY | more)):
         with pytest.raises(InputError, match=said) as caught:
             call(**arguments)
         assert "\n" not in str(caught.value)
@@ -84,7 +86,7 @@ def test_arguments_of_another_kind_are_refused(arguments, said):
 )
 def test_what_generate_keeps_to_itself_is_seen_before_it(arguments, said):
     with pytest.raises(InputError, match=said):
-        decoding.generate(TARGET, DRAFT, PROMPT, **GREEDY | arguments)
+        decoding.generate(PROMPT, target=TARGET, draft=DRAFT, **GREEDY | arguments)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_what_generate_keeps_to_itself_is_seen_before_it(arguments, said):
 )
 def test_prompts_of_another_kind_are_refused(ids, said):
     with pytest.raises(InputError, match=said):
-        decoding.generate(TARGET, DRAFT, ids, **GREEDY)
+        decoding.generate(ids, target=TARGET, draft=DRAFT, **GREEDY)
 
 
 @pytest.mark.parametrize(
@@ -117,12 +119,12 @@ def test_prompts_of_another_kind_are_refused(ids, said):
 )
 def test_drafts_of_another_kind_are_refused(draft, said):
     with pytest.raises(InputError, match=said):
-        decoding.generate(TARGET, draft, PROMPT, **GREEDY)
+        decoding.generate(PROMPT, target=TARGET, draft=draft, **GREEDY)
     if draft is not None:
         with pytest.raises(InputError, match=said):
             ModelDrafter(draft)
         with pytest.raises(InputError, match=said.replace("draft model", "target model")):
-            decoding.generate(draft, DRAFT, PROMPT, **GREEDY)
+            decoding.generate(PROMPT, target=draft, draft=DRAFT, **GREEDY)
 
 
 def test_what_is_wrapped_around_a_draft_is_taken_off():
@@ -131,13 +133,13 @@ def test_what_is_wrapped_around_a_draft_is_taken_off():
         as_config(DRAFT, is_prompt_learning=False),
         ModelDrafter(torch.compile(DRAFT, backend="eager")),
     ]
-    plain = decoding.generate(TARGET, DRAFT, PROMPT, **GREEDY)
+    plain = decoding.generate(PROMPT, target=TARGET, draft=DRAFT, **GREEDY)
     for draft in wrapped:
-        output = decoding.generate(TARGET, draft, PROMPT, **GREEDY)
+        output = decoding.generate(PROMPT, target=TARGET, draft=draft, **GREEDY)
         assert torch.equal(output.sequences, OWN)
         assert output.statistics.accepted.tolist() == plain.statistics.accepted.tolist()
     assert torch.equal(
-        decoding.generate(torch.compile(TARGET, backend="eager"), DRAFT, PROMPT, **GREEDY).sequences, OWN
+        decoding.generate(PROMPT, target=torch.compile(TARGET, backend="eager"), draft=DRAFT, **GREEDY).sequences, OWN
     )
 
 
@@ -163,7 +165,7 @@ def test_token_types_are_refused_where_a_model_takes_them():
 def test_a_reader_of_a_streamer_hears_the_end_after_an_error():
     for call in (
         lambda s: custom(text_streamer=s, draft_length=0),
-        lambda s: decoding.generate(3, DRAFT, PROMPT, streamer=s),
+        lambda s: decoding.generate(PROMPT, target=3, draft=DRAFT, streamer=s),
     ):
         streamer = Collect()
         with pytest.raises(InputError):
@@ -180,20 +182,28 @@ def test_criteria_may_say_one_word_and_read_the_scores():
 
     arguments = GREEDY | {"stopping_criteria": [stop], "output_scores": True, "return_dict_in_generate": True}
     expected = TARGET.generate(PROMPT, **arguments)
-    output = decoding.generate(TARGET, DRAFT, PROMPT, **arguments)
+    output = decoding.generate(PROMPT, target=TARGET, draft=DRAFT, **arguments)
     assert torch.equal(output.sequences, expected.sequences)
     assert output.sequences.shape[1] == PROMPT.shape[1] + 4
     shown: list[Any] = []
     decoding.generate(
-        TARGET, DRAFT, PROMPT, stopping_criteria=[lambda _, scores: shown.append(scores) or False], **GREEDY
+        PROMPT,
+        target=TARGET,
+        draft=DRAFT,
+        stopping_criteria=[lambda _, scores: shown.append(scores) or False],
+        **GREEDY,
     )
     assert set(shown) == {None}
     for answer in (None, [False], 0.0):
         with pytest.raises(InputError, match="stopping_criteria: expected a boolean tensor, one entry per row; got"):
-            decoding.generate(TARGET, DRAFT, PROMPT, stopping_criteria=[lambda *_, word=answer: word], **GREEDY)
+            decoding.generate(
+                PROMPT, target=TARGET, draft=DRAFT, stopping_criteria=[lambda *_, word=answer: word], **GREEDY
+            )
     # for generate one word speaks for all rows
     with pytest.raises(InputError, match="one entry per row; got False from function"):
-        decoding.generate(TARGET, DRAFT, PROMPT.repeat(2, 1), stopping_criteria=[lambda *_: False], **GREEDY)
+        decoding.generate(
+            PROMPT.repeat(2, 1), target=TARGET, draft=DRAFT, stopping_criteria=[lambda *_: False], **GREEDY
+        )
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +221,7 @@ def test_stop_strings_end_a_text_where_they_end_the_targets(embedded):
     expected = target.generate(ids, stop_strings=[word], tokenizer=tokenizer, **arguments)
     assert expected.shape[1] < whole.shape[1]
     for given in ({"stop_strings": [word]}, {"stopping_criteria": [StopStringCriteria(tokenizer, [word])]}):
-        output = decoding.generate(target, draft, ids, tokenizer=tokenizer, **given, **arguments)
+        output = decoding.generate(ids, target=target, draft=draft, tokenizer=tokenizer, **given, **arguments)
         assert torch.equal(output.sequences, expected)
 
 
@@ -229,7 +239,7 @@ def test_training_mode_without_dropout_is_left_for_the_call():
     model.gradient_checkpointing_enable()
     model.train()
     for target, draft in ((model, DRAFT), (TARGET, model)):
-        assert torch.equal(decoding.generate(target, draft, PROMPT, **GREEDY).sequences, OWN)
+        assert torch.equal(decoding.generate(PROMPT, target=target, draft=draft, **GREEDY).sequences, OWN)
     assert all(module.training for module in model.modules())
     model.gpt_neox.emb_dropout.p = 0.1
     with pytest.raises(
@@ -246,11 +256,11 @@ def test_offloaded_layers_are_brought_where_they_compute(tmp_path):
         offload(model)
         assert model.device.type == "meta"
         for pair in ((model, DRAFT), (TARGET, model), (model, SeveralDrafts(model, drafts=2))):
-            assert torch.equal(decoding.generate(*pair, PROMPT, **GREEDY).sequences, OWN)
+            assert torch.equal(decoding.generate(PROMPT, target=pair[0], draft=pair[1], **GREEDY).sequences, OWN)
     with torch.device("meta"):
         nowhere = type(TARGET)(TARGET.config)
     with pytest.raises(InputError, match="draft model: expected weights, or offloaded ones; got the meta device"):
-        decoding.generate(TARGET, nowhere, PROMPT, **GREEDY)
+        decoding.generate(PROMPT, target=TARGET, draft=nowhere, **GREEDY)
 
 
 def test_drafters_take_whole_numbers():
@@ -258,3 +268,31 @@ def test_drafters_take_whole_numbers():
         SeveralDrafts(DRAFT, drafts=2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="prompt lookup: expected whole numbers"):
         PromptLookup(longest=2.5)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("rule", ["common_price:price=0.5", "block_verification"])
+def test_a_rule_is_taken_by_its_spec(rule):
+    def text(judge: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return decoding.generate(
+            PROMPT, target=TARGET, draft=DRAFT, rule=judge, generator=generator, do_sample=True, max_new_tokens=12
+        ).sequences
+
+    assert torch.equal(text(rule), text(from_spec(rule)))
+
+
+def test_verify_takes_a_spec_and_names_who_takes_other_rules():
+    logits = torch.tensor([[[0.0, 1.0, 2.0], [2.0, 0.0, 1.0]]])
+    rest = logits[:, :1].flip(-1), logits, torch.tensor([[0]]), torch.tensor([[0.4, 0.6]], dtype=torch.float64)
+    by_name, by_value = (decoding.verify(rule, *rest) for rule in ("lenience:factor=0.5", Lenience(factor=0.5)))
+    assert torch.equal(by_name.accepted, by_value.accepted)
+    assert torch.equal(by_name.next_token, by_value.next_token)
+    with pytest.raises(InputError, match=r"decoding.verify: .* multi-draft rules are taken by"):
+        decoding.verify("k_seq", *rest)
+
+
+def test_models_are_given_by_name():
+    with pytest.raises(InputError, match=r"by position; write generate\(input_ids, target=..., draft=...\)"):
+        decoding.generate(TARGET, DRAFT, PROMPT, **GREEDY)
+    with pytest.raises(InputError, match=r"got str, str by position; write load_pair\(target=..., draft=...\)"):
+        decoding.load_pair("a", "b")

@@ -118,4 +118,4 @@ def test_a_rule_that_judges_blocks_is_refused_beside_several_drafts():
     drafts = decoding.SeveralDrafts(DRAFT, drafts=2)
     for rule in (BlockVerification(), Consultant()):
         with pytest.raises(InputError, match="expected one that judges tokens one by one beside several drafts; got"):
-            decoding.generate(TARGET, drafts, PROMPT, rule=rule, max_new_tokens=4, do_sample=False)
+            decoding.generate(PROMPT, target=TARGET, draft=drafts, rule=rule, max_new_tokens=4, do_sample=False)

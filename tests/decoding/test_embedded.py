@@ -61,7 +61,12 @@ def test_the_card_reports_what_was_measured():
 def test_sampled_text_ends_and_reads_as_words(pair):
     ids = pair.tokenizer("Once upon a time", return_tensors="pt").input_ids
     output = decoding.generate(
-        pair.target, pair.draft, ids, do_sample=True, max_new_tokens=60, generator=torch.Generator().manual_seed(0)
+        ids,
+        target=pair.target,
+        draft=pair.draft,
+        do_sample=True,
+        max_new_tokens=60,
+        generator=torch.Generator().manual_seed(0),
     )
     text = pair.tokenizer.decode(output.sequences[0])
     assert sum(word.strip('.,!?"').isalpha() for word in text.split()) > 0.8 * len(text.split())

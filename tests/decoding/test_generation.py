@@ -45,9 +45,9 @@ class PoisonAfter:
 def test_a_row_without_a_law_ends_and_leaves_the_others_alone(rule, kind):
     def run(processors):
         return decoding.generate(
-            TARGET,
-            DRAFT,
             torch.tensor([[1, 3], [2, 1], [3, 3]]),
+            target=TARGET,
+            draft=DRAFT,
             rule=rule,
             generator=[torch.Generator().manual_seed(row) for row in range(3)],
             logits_processor=LogitsProcessorList(processors),
@@ -130,7 +130,7 @@ def test_scores_are_the_targets_logits_at_every_token():
     ids = torch.tensor([[1, 3], [2, 1]])
     arguments = {"do_sample": False, "max_new_tokens": 6, "repetition_penalty": 1.5, "eos_token_id": 2}
     expected = TARGET.generate(ids, output_scores=True, output_logits=True, return_dict_in_generate=True, **arguments)
-    output = decoding.generate(TARGET, DRAFT, ids, output_scores=True, output_logits=True, **arguments)
+    output = decoding.generate(ids, target=TARGET, draft=DRAFT, output_scores=True, output_logits=True, **arguments)
     assert torch.equal(output.sequences, expected.sequences)
     assert output.scores is not None
     assert output.logits is not None
@@ -215,9 +215,9 @@ def test_drafts_behind_the_last_position_of_a_model_are_harmless(kind):
 
     def write(rows, **more):
         return decoding.generate(
-            target,
-            draft,
             ids[rows],
+            target=target,
+            draft=draft,
             attention_mask=mask[rows],
             generator=[torch.Generator().manual_seed(row) for row in rows],
             **arguments | more,

@@ -19,7 +19,9 @@ def write(rule, *, target="cuda", draft="cuda", **arguments):
     inputs = {name: values.to(target) for name, values in padded(PROMPTS).items()}
     models = [copy.deepcopy(model).to(device) for model, device in ((TARGET, target), (DRAFT, draft))]
     settings = {"do_sample": True, "top_k": 0, "max_new_tokens": 20, "account": "counts", "draft_length": 3}
-    return decoding.generate(*models, **inputs, rule=rule, generator=generators, **settings | arguments).sequences.cpu()
+    return decoding.generate(
+        target=models[0], draft=models[1], **inputs, rule=rule, generator=generators, **settings | arguments
+    ).sequences.cpu()
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

@@ -34,7 +34,7 @@ PROMPTS = PROMPT.repeat(TEXTS, 1)
 
 def through_generate(rule, **arguments):
     generator = torch.Generator().manual_seed(0)
-    return decoding.generate(TARGET, DRAFT, PROMPTS, rule=rule, generator=generator, **arguments).sequences
+    return decoding.generate(PROMPTS, target=TARGET, draft=DRAFT, rule=rule, generator=generator, **arguments).sequences
 
 
 def through_front_door(rule, **arguments):

@@ -32,7 +32,7 @@ def generate(seed=0, prompt=PROMPT, **arguments):
     generator = torch.Generator().manual_seed(seed)
     if "generator_list" in arguments:
         generator = [generator] * arguments.pop("generator_list")
-    return decoding.generate(TARGET, DRAFT, prompt, generator=generator, **defaults | arguments)
+    return decoding.generate(prompt, target=TARGET, draft=DRAFT, generator=generator, **defaults | arguments)
 
 
 @pytest.mark.parametrize("draft_length", [1, 2, 5, 30])
@@ -87,7 +87,9 @@ def test_max_new_tokens_is_exact(count):
 
 
 def test_a_block_is_no_longer_than_the_room_left():
-    statistics = decoding.generate(TARGET, TARGET, PROMPT, do_sample=True, max_new_tokens=3, draft_length=8).statistics
+    statistics = decoding.generate(
+        PROMPT, target=TARGET, draft=TARGET, do_sample=True, max_new_tokens=3, draft_length=8
+    ).statistics
     assert (statistics.drafted.tolist(), statistics.target_calls, statistics.bonus) == ([3], 1, 0)
 
 
@@ -120,7 +122,7 @@ def test_stopping_criteria_are_asked_after_every_token():
 
 def test_a_generation_config_is_honoured():
     config = GenerationConfig(do_sample=True, max_new_tokens=7, top_k=1)
-    output = decoding.generate(TARGET, DRAFT, PROMPT, generation_config=config)
+    output = decoding.generate(PROMPT, target=TARGET, draft=DRAFT, generation_config=config)
     assert torch.equal(output.sequences, TARGET.generate(PROMPT, do_sample=False, max_new_tokens=7))
 
 
@@ -177,7 +179,9 @@ def test_half_precision_models_decode_with_exact_accounts(dtype):
     target, draft = (copy.deepcopy(model).to(dtype) for model in (TARGET, DRAFT))
     generator = torch.Generator().manual_seed(0)
     arguments = {"do_sample": True, "max_new_tokens": 20, "top_k": 0, "generator": generator}
-    statistics = decoding.generate(target, draft, PROMPT, rule=RatioClip(ceiling=1.5), **arguments).statistics
+    statistics = decoding.generate(
+        PROMPT, target=target, draft=draft, rule=RatioClip(ceiling=1.5), **arguments
+    ).statistics
     assert statistics.generated == 20
     # the account is in float64 whatever the models compute in: on the front, R + TV bias = TV(draft, target)
     front = statistics.rejection + statistics.divergences["tv"] - statistics.total_variation
@@ -204,7 +208,7 @@ def test_what_cannot_be_decoded_is_a_clear_error(arguments, message):
 
 def test_unlike_vocabularies_are_a_clear_error():
     with pytest.raises(InputError, match=f"got {VOCAB} tokens in the target and 7 in the draft"):
-        decoding.generate(TARGET, tiny_model(0, vocab=7), PROMPT, max_new_tokens=2)
+        decoding.generate(PROMPT, target=TARGET, draft=tiny_model(0, vocab=7), max_new_tokens=2)
 
 
 def test_a_model_that_writes_nan_is_a_clear_error():
@@ -212,13 +216,15 @@ def test_a_model_that_writes_nan_is_a_clear_error():
     with torch.no_grad():
         broken.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(InputError, match="draft model: expected at least one finite logit"):
-        decoding.generate(TARGET, broken, PROMPT, do_sample=True, max_new_tokens=2)
+        decoding.generate(PROMPT, target=TARGET, draft=broken, do_sample=True, max_new_tokens=2)
 
 
 def test_a_draft_of_another_dtype_is_verified_by_the_law_it_was_drawn_from():
     draft = copy.deepcopy(DRAFT).to(torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
-    output = decoding.generate(TARGET, draft, PROMPT, do_sample=True, max_new_tokens=20, top_k=0, generator=generator)
+    output = decoding.generate(
+        PROMPT, target=TARGET, draft=draft, do_sample=True, max_new_tokens=20, top_k=0, generator=generator
+    )
     statistics = output.statistics
     for place, position in enumerate(statistics.position):
         prefix = output.sequences[:, : PROMPT.shape[1] + position]

@@ -55,7 +55,7 @@ def test_a_prefix_function_that_knows_whole_words_only_gives_the_targets_own_tex
         "pad_token_id": 0,
         "attention_mask": torch.ones_like(prompts),
     }
-    output = decoding.generate(target, draft, prompts, cache_implementation=kind, **arguments)
+    output = decoding.generate(prompts, target=target, draft=draft, cache_implementation=kind, **arguments)
     for row, text in enumerate(output.sequences):
         # own `generate` shows a finished row with its padding, which these words do not know: one row at a time
         def alone(_: int, text: Tensor, row: int = row) -> list[int]:
@@ -84,8 +84,8 @@ def test_nothing_behind_an_end_or_beyond_the_length_is_shown_and_no_text_that_no
     inputs, shown = padded(PROMPTS), Shown()
     arguments = {"do_sample": True, "top_k": 0, "max_new_tokens": 9, "eos_token_id": 4, "pad_token_id": 0}
     output = decoding.generate(
-        TARGET,
-        DRAFT,
+        target=TARGET,
+        draft=DRAFT,
         **inputs,
         **arguments,
         draft_length=3,
@@ -116,9 +116,9 @@ def test_a_row_that_another_criterion_ended_is_not_shown_again_though_its_lines_
 
     shown = Shown()
     decoding.generate(
-        TARGET,
-        DRAFT,
         torch.tensor([[1, 3], [2, 1]]),
+        target=TARGET,
+        draft=DRAFT,
         do_sample=False,
         max_new_tokens=12,
         cache_implementation="static",
@@ -187,9 +187,9 @@ def noise(input_ids: Tensor, scores: Tensor) -> Tensor:
 def test_a_processor_with_a_state_is_refused_by_name(processor: Any, name: str, draft_length: int):
     with pytest.raises(InputError, match=f"logits processor {name}: expected a function of the text"):
         decoding.generate(
-            TARGET,
-            DRAFT,
             PROMPT,
+            target=TARGET,
+            draft=DRAFT,
             logits_processor=LogitsProcessorList([processor()]),
             do_sample=False,
             max_new_tokens=8,
@@ -201,9 +201,9 @@ def test_a_prefix_function_with_a_state_is_refused_too():
     states = iter(range(1000))
     with pytest.raises(InputError, match="logits processor prefix_allowed_tokens_fn: expected a function of the text"):
         decoding.generate(
-            TARGET,
-            DRAFT,
             PROMPT,
+            target=TARGET,
+            draft=DRAFT,
             prefix_allowed_tokens_fn=lambda row, text: [next(states) % VOCAB],
             do_sample=False,
             max_new_tokens=8,
@@ -223,7 +223,7 @@ def test_a_prefix_function_with_a_state_is_refused_too():
 )
 def test_known_processors_with_a_state_are_refused_by_name(arguments: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
-        decoding.generate(TARGET, DRAFT, PROMPT, do_sample=True, max_new_tokens=4, **arguments)
+        decoding.generate(PROMPT, target=TARGET, draft=DRAFT, do_sample=True, max_new_tokens=4, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_transformers_processors_give_its_own_greedy_text(arguments: dict[str, A
     arguments = arguments | {"do_sample": False, "max_new_tokens": 8, "eos_token_id": 4, "pad_token_id": 0}
     own = TARGET.generate(**inputs, **arguments)
     for draft in (DRAFT, PromptLookup()):
-        assert torch.equal(decoding.generate(TARGET, draft, **inputs, **arguments).sequences, own)
+        assert torch.equal(decoding.generate(target=TARGET, draft=draft, **inputs, **arguments).sequences, own)
 
 
 class Cooling(TemperatureLogitsWarper):
@@ -272,9 +272,9 @@ def test_a_class_derived_from_a_known_one_is_not_taken_for_it(processors: list[A
     processors = LogitsProcessorList(processors)
     prompts = torch.tensor([[1, 3]]).repeat(3000, 1)
     output = decoding.generate(
-        TARGET,
-        DRAFT,
         prompts,
+        target=TARGET,
+        draft=DRAFT,
         attention_mask=torch.ones_like(prompts),
         logits_processor=processors,
         generator=torch.Generator().manual_seed(0),
@@ -295,11 +295,14 @@ def test_a_lossy_rule_does_not_accept_a_copied_token_that_is_masked():
     prompt = torch.tensor([[1, 3, 1, 3, 1, 3, 1]])
     arguments = {"do_sample": True, "max_new_tokens": 16, "rule": CommonPrice(price=1e6), "draft_length": 3}
     seed = torch.Generator().manual_seed(0)
-    assert 3 in decoding.generate(TARGET, PromptLookup(), prompt, generator=seed, **arguments).sequences[0, 7:]
+    assert (
+        3
+        in decoding.generate(prompt, target=TARGET, draft=PromptLookup(), generator=seed, **arguments).sequences[0, 7:]
+    )
     masked: list[dict[str, Any]] = [
         {"suppress_tokens": [3]},
         {"prefix_allowed_tokens_fn": lambda row, text: [0, 1, 2, 4]},
     ]
     for masks in masked:
-        output = decoding.generate(TARGET, PromptLookup(), prompt, generator=seed, **arguments, **masks)
+        output = decoding.generate(prompt, target=TARGET, draft=PromptLookup(), generator=seed, **arguments, **masks)
         assert 3 not in output.sequences[0, 7:]

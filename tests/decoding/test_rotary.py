@@ -64,7 +64,7 @@ def prompts(*lengths: int) -> dict[str, Any]:
 
 def assert_own_text(target: Any, draft: Any, new_tokens: int, *lengths: int, **arguments: Any) -> None:
     given: dict[str, Any] = prompts(*lengths) | GREEDY | {"max_new_tokens": new_tokens}
-    ours = decoding.generate(target, draft, **given, **arguments).sequences
+    ours = decoding.generate(target=target, draft=draft, **given, **arguments).sequences
     assert torch.equal(ours, target.generate(**given))
     # every row is what it is alone
     for row, length in enumerate(lengths):
@@ -80,7 +80,9 @@ def test_short_texts_are_the_models_own_up_to_the_switch(family: str, static: bo
     # the last drafts stand behind the switch
     given: dict[str, Any] = prompts(5, 9) | GREEDY | {"max_new_tokens": SWITCH - 9}
     own = model_of(family).generate(**given)
-    ours = decoding.generate(model_of(family), model_of(family, 1), **given, draft_length=6, **arguments).sequences
+    ours = decoding.generate(
+        target=model_of(family), draft=model_of(family, 1), **given, draft_length=6, **arguments
+    ).sequences
     assert torch.equal(ours, own)
 
 
@@ -117,7 +119,7 @@ def test_texts_that_cross_are_refused(lengths: tuple[int, ...], new_tokens: int,
         (other, SeveralDrafts(model_of("phi3"), drafts=2), "draft"),
     ):
         with pytest.raises(InputError, match=f"{name} model: {message}"):
-            decoding.generate(target, draft, **given)
+            decoding.generate(target=target, draft=draft, **given)
 
 
 def test_keys_from_before_the_switch_are_refused_behind_it():
@@ -126,7 +128,7 @@ def test_keys_from_before_the_switch_are_refused_behind_it():
     with torch.no_grad():
         past = model(given["input_ids"][:, :12], use_cache=True).past_key_values
     with pytest.raises(InputError, match="past_key_values: expected more than 16 columns.*got 12; leave"):
-        decoding.generate(model, model, **given, **GREEDY, max_new_tokens=4, past_key_values=past)
+        decoding.generate(target=model, draft=model, **given, **GREEDY, max_new_tokens=4, past_key_values=past)
 
 
 def test_dynamic_scaling_ends_at_the_context():
@@ -137,7 +139,7 @@ def test_dynamic_scaling_ends_at_the_context():
     # drafts behind the text would be the first beyond the context
     assert_own_text(model, model, 7, 5, 9, draft_length=6)
     with pytest.raises(InputError, match="within the target model's context of 16; got 9 \\+ 8"):
-        decoding.generate(model, model, **prompts(5, 9), **GREEDY, max_new_tokens=8)
+        decoding.generate(target=model, draft=model, **prompts(5, 9), **GREEDY, max_new_tokens=8)
 
 
 def test_offloaded_weights_run_where_their_hook_brings_them():

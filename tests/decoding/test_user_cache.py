@@ -45,7 +45,7 @@ def test_a_chat_goes_on_from_its_cache(kind, draft):
         # token 0 is padding, and the models write it too
         arguments: dict[str, Any] = GREEDY | {"attention_mask": torch.ones_like(text)}
         expected = TARGET.generate(text, past_key_values=own, **arguments)
-        output = decoding.generate(TARGET, draft, text, past_key_values=ours, **arguments)
+        output = decoding.generate(text, target=TARGET, draft=draft, past_key_values=ours, **arguments)
         assert torch.equal(output.sequences, expected)
         assert output.past_key_values is ours
         assert_same_columns(ours, own)
@@ -54,7 +54,9 @@ def test_a_chat_goes_on_from_its_cache(kind, draft):
 
 def test_the_text_a_cache_knows_is_not_read_again():
     cache = fresh("dynamic")
-    text = decoding.generate(TARGET, DRAFT, torch.tensor([[1, 3, 2, 2]]), past_key_values=cache, **GREEDY).sequences
+    text = decoding.generate(
+        torch.tensor([[1, 3, 2, 2]]), target=TARGET, draft=DRAFT, past_key_values=cache, **GREEDY
+    ).sequences
     calls = []
     hook = TARGET.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(kwargs["input_ids"].shape[1]), with_kwargs=True
@@ -62,7 +64,7 @@ def test_the_text_a_cache_knows_is_not_read_again():
     try:
         more = torch.cat([text, torch.tensor([[4, 1]])], dim=1)
         mask = torch.ones_like(more)
-        decoding.generate(TARGET, DRAFT, more, attention_mask=mask, past_key_values=cache, **GREEDY)
+        decoding.generate(more, target=TARGET, draft=DRAFT, attention_mask=mask, past_key_values=cache, **GREEDY)
     finally:
         hook.remove()
     assert calls[0] == 2  # the last token of the answer and the first of the turn; the second comes with the block
@@ -77,7 +79,7 @@ def test_without_the_statistics_it_is_filled_too():
     )
     assert torch.equal(sequences, expected)
     assert_same_columns(cache, own)
-    assert decoding.generate(TARGET, DRAFT, prompt, **GREEDY).past_key_values is None
+    assert decoding.generate(prompt, target=TARGET, draft=DRAFT, **GREEDY).past_key_values is None
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
@@ -92,7 +94,7 @@ def test_a_padded_batch_whose_rows_end_at_different_times(kind):
     assert not ended.all()  # padding was written behind some text
     for draft in (DRAFT, ModelDrafter(TARGET)):
         ours = fresh(kind)
-        output = decoding.generate(TARGET, draft, prompt, past_key_values=ours, **arguments)
+        output = decoding.generate(prompt, target=TARGET, draft=draft, past_key_values=ours, **arguments)
         assert torch.equal(output.sequences, expected)
         hidden = torch.nn.functional.pad(mask == 0, (0, expected.shape[1] - 5))
         assert_same_columns(ours, own, hidden)
@@ -100,7 +102,9 @@ def test_a_padded_batch_whose_rows_end_at_different_times(kind):
 
 def test_several_drafts_fill_it_with_the_text_they_agreed_on():
     prompt, ours, own = torch.tensor([[1, 3]]), fresh("dynamic"), fresh("dynamic")
-    output = decoding.generate(TARGET, SeveralDrafts(DRAFT, drafts=3), prompt, past_key_values=ours, **GREEDY)
+    output = decoding.generate(
+        prompt, target=TARGET, draft=SeveralDrafts(DRAFT, drafts=3), past_key_values=ours, **GREEDY
+    )
     assert torch.equal(TARGET.generate(prompt, past_key_values=own, **GREEDY), output.sequences)
     assert_same_columns(ours, own)
 
@@ -115,21 +119,23 @@ def test_several_drafts_fill_it_with_the_text_they_agreed_on():
 )
 def test_a_cache_that_cannot_be_filled_is_refused(cache, said):
     with pytest.raises(InputError, match=said):
-        decoding.generate(TARGET, DRAFT, torch.tensor([[1, 3]]), past_key_values=cache(), **GREEDY)
+        decoding.generate(torch.tensor([[1, 3]]), target=TARGET, draft=DRAFT, past_key_values=cache(), **GREEDY)
 
 
 def test_a_quantized_cache_is_refused():
     cache = object.__new__(QuantizedCache)  # its back ends are not installed
     cache.layers, cache.offloading = [], False
     with pytest.raises(InputError, match="on the model's device; got QuantizedCache"):
-        decoding.generate(TARGET, DRAFT, torch.tensor([[1, 3]]), past_key_values=cache, **GREEDY)
+        decoding.generate(torch.tensor([[1, 3]]), target=TARGET, draft=DRAFT, past_key_values=cache, **GREEDY)
 
 
 def test_new_tokens_alone_are_refused():
     cache = fresh("dynamic")
-    text = decoding.generate(TARGET, DRAFT, torch.tensor([[1, 3]]), past_key_values=cache, **GREEDY).sequences
+    text = decoding.generate(
+        torch.tensor([[1, 3]]), target=TARGET, draft=DRAFT, past_key_values=cache, **GREEDY
+    ).sequences
     with pytest.raises(InputError, match="past_key_values: expected at most the 2 columns .* got 7; give whole texts"):
-        decoding.generate(TARGET, DRAFT, torch.tensor([[4, 1]]), past_key_values=cache, **GREEDY)
+        decoding.generate(torch.tensor([[4, 1]]), target=TARGET, draft=DRAFT, past_key_values=cache, **GREEDY)
     mask = torch.ones(1, text.shape[1] + 2, dtype=torch.int64)
     with pytest.raises(InputError, match="one entry for each of the 2 tokens of input_ids; got 10; give whole texts"):
         TARGET.generate(

@@ -63,7 +63,7 @@ def test_an_end_token_that_the_draft_lacks_ends_the_text_as_in_the_targets_own()
     own = target.generate(prompts, **arguments)
     assert 0 < int((own == END).sum()) < own.numel() // 2
     for kind in ("dynamic", "static"):
-        output = decoding.generate(target, DRAFT, prompts, cache_implementation=kind, **arguments)
+        output = decoding.generate(prompts, target=target, draft=DRAFT, cache_implementation=kind, **arguments)
         assert torch.equal(output.sequences, own)
 
 
@@ -72,7 +72,7 @@ def test_tokens_that_the_draft_lacks_may_stand_in_the_prompt(draft: Any):
     prompt = torch.tensor([[END, 5, TOKENS - 2, 7, END]])
     arguments = {"do_sample": False, "max_new_tokens": 12}
     own = TARGET.generate(prompt, **arguments)
-    assert torch.equal(decoding.generate(TARGET, draft, prompt, **arguments).sequences, own)
+    assert torch.equal(decoding.generate(prompt, target=TARGET, draft=draft, **arguments).sequences, own)
 
 
 def joint(first: Tensor, second: Tensor) -> np.ndarray:
@@ -87,9 +87,9 @@ def test_the_law_of_the_text_is_the_targets_over_all_its_tokens(rule: Any, width
     draft = resized(target, width, fill=None if width < TOKENS else 100.0)
     prompts = torch.tensor([[1, END]]).repeat(4000, 1)
     output = decoding.generate(
-        target,
-        draft,
         prompts,
+        target=target,
+        draft=draft,
         attention_mask=torch.ones_like(prompts),
         rule=rule,
         generator=torch.Generator().manual_seed(0),
@@ -113,7 +113,7 @@ def test_equal_vocabularies_and_padding_of_the_draft_write_one_text_without_a_wo
     def run(draft: Any) -> Tensor:
         seed = torch.Generator().manual_seed(0)
         return decoding.generate(
-            TARGET, draft, prompt, rule=rule, generator=seed, do_sample=True, max_new_tokens=20, top_k=0
+            prompt, target=TARGET, draft=draft, rule=rule, generator=seed, do_sample=True, max_new_tokens=20, top_k=0
         ).sequences
 
     draft = tiny_model(2, TOKENS)
@@ -126,7 +126,13 @@ def test_where_only_tokens_that_the_draft_lacks_are_allowed_they_are_written(sam
         return scores.masked_fill(torch.arange(TOKENS) < KNOWN, -torch.inf)
 
     output = decoding.generate(
-        TARGET, DRAFT, torch.tensor([[1, 3]]), logits_processor=[masked], do_sample=sampled, top_k=0, max_new_tokens=8
+        torch.tensor([[1, 3]]),
+        target=TARGET,
+        draft=DRAFT,
+        logits_processor=[masked],
+        do_sample=sampled,
+        top_k=0,
+        max_new_tokens=8,
     )
     assert (output.sequences[0, 2:] >= KNOWN).all()
     if not sampled:
@@ -136,9 +142,15 @@ def test_where_only_tokens_that_the_draft_lacks_are_allowed_they_are_written(sam
 
 def test_the_exact_account_gives_the_draft_no_mass_there():
     prompt = torch.tensor([[1, 3]])
-    output = decoding.generate(TARGET, DRAFT, prompt, do_sample=False, max_new_tokens=1, top_k=0)
+    output = decoding.generate(prompt, target=TARGET, draft=DRAFT, do_sample=False, max_new_tokens=1, top_k=0)
     sampled = decoding.generate(
-        TARGET, DRAFT, prompt, generator=torch.Generator().manual_seed(0), do_sample=True, max_new_tokens=1, top_k=0
+        prompt,
+        target=TARGET,
+        draft=DRAFT,
+        generator=torch.Generator().manual_seed(0),
+        do_sample=True,
+        max_new_tokens=1,
+        top_k=0,
     )
     draft = torch.nn.functional.pad(law_after(DRAFT, prompt), (0, TOKENS - KNOWN))
     expected = float((law_after(TARGET, prompt) - draft).clamp(min=0).sum())
@@ -157,4 +169,4 @@ def test_positions_are_over_the_targets_tokens():
 
 def test_unlike_vocabularies_are_refused():
     with pytest.raises(InputError, match="expected one vocabulary; got 42 tokens in the target and 39 in the draft"):
-        decoding.generate(TARGET, tiny_model(2, 39), torch.tensor([[1]]), max_new_tokens=2)
+        decoding.generate(torch.tensor([[1]]), target=TARGET, draft=tiny_model(2, 39), max_new_tokens=2)

@@ -47,7 +47,9 @@ PROMPTS = [torch.tensor([[1, 3]]), torch.tensor([[2, 1, 4]])]
 
 def written_alone(prompt, generator, temperature, rule=None):
     sampling: dict[str, Any] = {"do_sample": True, "top_k": 0, "temperature": temperature}
-    return decoding.generate(TARGET, DRAFT, prompt, rule=rule, generator=generator, max_new_tokens=6, **sampling)
+    return decoding.generate(
+        prompt, target=TARGET, draft=DRAFT, rule=rule, generator=generator, max_new_tokens=6, **sampling
+    )
 
 
 def account(label, prompt, sample=0, **more):

@@ -70,9 +70,9 @@ def test_texts_are_what_their_rules_write_alone_each_from_a_stream_of_its_own(wh
     for row in texts[::7]:
         rule = family_from(row["rule"]).at(row["knob"]) if row["level"] else _rule(row["rule"])
         output = decoding.generate(
-            pair.target,
-            pair.draft,
             pair.tokenizer(prompts[row["prompt"]], return_tensors="pt").input_ids,
+            target=pair.target,
+            draft=pair.draft,
             rule=rule,
             generator=seed_for(0, 4, zlib.crc32(row["cell"].encode()), row["prompt"], row["sample"]),
             max_new_tokens=12,
@@ -80,7 +80,7 @@ def test_texts_are_what_their_rules_write_alone_each_from_a_stream_of_its_own(wh
             top_k=0,
         )
         assert pair.tokenizer.decode(output.sequences[0], skip_special_tokens=True).endswith(row["text"])
-        account = output.statistics.to_dict()
+        account = output.statistics.totals()
         assert {name: row[name] for name in account} == pytest.approx(account, rel=1e-4, abs=1e-9)
     # rules that share a knob do not share uniforms: compared texts are two draws
     assert len({row["text"] for row in texts if row["prompt"] == 0}) == len(texts) / 5

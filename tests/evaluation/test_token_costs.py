@@ -25,9 +25,9 @@ PAIR = Pair(target=TARGET, draft=DRAFT, tokenizer=Letters(), name="tiny")
 
 def generated(rule, temperature, tokens=12, seed=0):
     output = decoding.generate(
-        TARGET,
-        DRAFT,
         PROMPT,
+        target=TARGET,
+        draft=DRAFT,
         rule=rule,
         generator=torch.Generator().manual_seed(seed),
         max_new_tokens=tokens,

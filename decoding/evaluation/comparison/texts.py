@@ -163,9 +163,9 @@ def generate_rows(pair: Pair, prompts: Sequence[Tensor], settings: Settings, tod
     """Generate the missing texts, one row each."""
     for (prompt, sample, _), cell in todo.items():
         output = generate_plainly(
-            pair.target,
-            pair.draft,
             prompts[prompt],
+            target=pair.target,
+            draft=pair.draft,
             attention_mask=torch.ones_like(prompts[prompt]),
             rule=cell.calibration.rule,
             draft_length=settings.draft_length,
@@ -175,4 +175,4 @@ def generate_rows(pair: Pair, prompts: Sequence[Tensor], settings: Settings, tod
         if output.interrupted:
             raise KeyboardInterrupt
         text = pair.tokenizer.decode(output.sequences[0, prompts[prompt].shape[1] :], skip_special_tokens=True)
-        yield {"prompt": prompt, "sample": sample, "cell": cell.label} | output.statistics.to_dict() | {"text": text}
+        yield {"prompt": prompt, "sample": sample, "cell": cell.label} | output.statistics.totals() | {"text": text}

@@ -120,9 +120,9 @@ def sampled_texts(
     while count < limit:
         owner = visit % len(prompts)
         output = generate_plainly(
-            pair.target,
-            pair.draft,
             prompts[owner],
+            target=pair.target,
+            draft=pair.draft,
             attention_mask=torch.ones_like(prompts[owner]),
             generator=seed_for(seed, 1, visit),
             account="counts",

@@ -67,9 +67,9 @@ def _written(pair: Pair, prompts: Sequence[Tensor], configuration: Configuration
     owners = [number % len(prompts) for number in numbers]
     input_ids, mask = padded([prompts[owner] for owner in owners])
     output = generate_plainly(
-        pair.target,
-        pair.draft,
         input_ids,
+        target=pair.target,
+        draft=pair.draft,
         attention_mask=mask,
         draft_length=configuration.texts.draft_length,
         generator=[seed_for(configuration.seed, 1, number) for number in numbers],

@@ -42,7 +42,7 @@ def _load(wanted: PairSettings) -> Pair:
     import torch
 
     device = device_here(wanted.device)
-    return load_pair(wanted.target, wanted.draft, dtype=getattr(torch, wanted.dtype), device=device)
+    return load_pair(target=wanted.target, draft=wanted.draft, dtype=getattr(torch, wanted.dtype), device=device)
 
 
 class Study:

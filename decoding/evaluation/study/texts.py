@@ -104,9 +104,9 @@ def write_texts(
         # other rules, other uniforms: two texts are compared as two draws, not as one draw twice
         streams = zlib.crc32(batch.cell.label.encode())
         output = generate_plainly(
-            pair.target,
-            pair.draft,
             input_ids,
+            target=pair.target,
+            draft=pair.draft,
             attention_mask=mask,
             rule=rule,
             draft_length=configuration.texts.draft_length,
@@ -126,7 +126,7 @@ def write_texts(
                 | {"rule": batch.cell.rule, "level": batch.cell.level}
                 | {"knob": next(iter(batch.cell.knob.values()), None)}
                 | {"text": pair.tokenizer.decode(tokens, skip_special_tokens=True)}
-                | {name: finite(value) for name, value in statistics.to_dict().items()}
+                | {name: finite(value) for name, value in statistics.totals().items()}
                 | {"error": output.errors[place]}
                 | provenance
             )
