@@ -10,8 +10,9 @@ from map_files import kind, logits_file, rows, run
 
 from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
 from decoding.evaluation.rule_map.options import MapSettings
-from decoding.evaluation.rule_map.page import page_figure, write_page
+from decoding.evaluation.rule_map.page import SYMBOLS, page_figure, write_page
 from decoding.evaluation.rule_map.report import curve_rows, fronts_of, points_along
+from tradeoff.fronts.looks import MARKS
 
 RULES = ["speculative_sampling", "lenience", "typical", "mars", "cascade:variant=tok3", "common_price"]
 
@@ -91,6 +92,7 @@ def test_the_page_asks_nothing_of_a_network(made):
 
 
 def test_every_view_has_as_many_heights_and_texts_as_rejections(made):
+    assert set(SYMBOLS) == set(MARKS)
     figure = figure_of(made)
     assert len(figure.data) == 1 + len(RULES)
     buttons = figure.layout.updatemenus[0].buttons

@@ -1,7 +1,8 @@
 """The map as a page: one HTML file that needs no network, with a menu of divergences and a hover text to a point."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -13,13 +14,26 @@ from decoding.evaluation.files.kept import replace_file
 from decoding.evaluation.rule_map.front import MapFront
 from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row
-from decoding.evaluation.rule_map.report import FRONT, GROUPS, curve_rows, fronts_of, label, limits, points_along
+from decoding.evaluation.rule_map.report import curve_rows, fronts_of, limits, looks_by_rule, points_along
 from solvers.divergences import DIVERGENCES as MEASURES
 from solvers.shown import visible
+from tradeoff.fronts.looks import FRONT
 
 FRONT_NAME = "least of any rule"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon", "hexagon2")
+SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "p": "pentagon",
+    "h": "hexagon2",
+}
 HOVER = (
     "<b>%{customdata[0]}</b>%{customdata[1]}<br>mean rejection %{x:.4f}<br>%{customdata[3]} %{y:.4g}"
     "%{customdata[2]}<extra></extra>"
@@ -108,20 +122,23 @@ def page_figure(curves: Sequence[Row], fronts: dict[str, MapFront]) -> go.Figure
             hovertemplate=HOVER,
         )
     )
-    looks = {group: zip(cycle(DASHES), cycle(SYMBOLS), strict=False) for group in GROUPS}
-    order = [row for group in GROUPS for row in curves if row["group"] == group]
-    for row in order:
-        dash, symbol = next(looks[row["group"]])
-        name, colour = GROUPS[row["group"]]
-        stars = ["star" if point["published"] else symbol for point in points_along(row)]
+    looks, by_rule = looks_by_rule(curves), {row["rule"]: row for row in curves}
+    order = [by_rule[spec] for spec in looks]
+    dashes: defaultdict[str, Iterator[str]] = defaultdict(lambda: cycle(DASHES))
+    for row, look in zip(order, looks.values(), strict=True):
+        stars = ["star" if point["published"] else SYMBOLS[look.marker] for point in points_along(row)]
         figure.add_trace(
             go.Scatter(
-                name=label(row["rule"]),
-                legendgroup=row["group"],
-                legendgrouptitle={"text": name, "font": {"size": 12}},
+                name=escape(look.label),
+                legendgroup=look.family,
+                legendgrouptitle={"text": look.family, "font": {"size": 12}},
                 mode="lines+markers",
-                line={"color": colour, "width": 1.6, "dash": dash},
-                marker={"symbol": stars, "size": [13 if star == "star" else 6 for star in stars], "color": colour},
+                line={"color": look.colour, "width": 1.6, "dash": next(dashes[look.family])},
+                marker={
+                    "symbol": stars,
+                    "size": [13 if star == "star" else 6 for star in stars],
+                    "color": look.colour,
+                },
                 hovertemplate=HOVER,
             )
         )

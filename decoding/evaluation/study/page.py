@@ -9,16 +9,14 @@ from html import escape
 from pathlib import Path
 
 from decoding.evaluation.files.kept import replace_file
+from decoding.evaluation.sheets import WORDS, Sheet, flat
 from decoding.evaluation.study.page_parts import (
     FIRST,
     REFUSED,
     SECOND,
-    WORDS,
-    Sheet,
     accounts_sheet,
     cells_sheet,
     configuration_yaml,
-    flat,
     judge_sheets,
     opening,
     provenance_lines,
