@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from decoding.evaluation.files.kept import replace_file
+from decoding.evaluation.files.pages import write_html
 from decoding.evaluation.rule_map.front import MapFront
 from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row
@@ -47,35 +47,6 @@ CONFIG = {
     "showSendToCloud": False,
 }
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; color: #1c2330; max-width: 1360px; margin: 1.2em auto; padding: 0 1em; }}
-h1 {{ font-size: 1.35em; margin: 0 0 .3em; }}
-p {{ max-width: 62em; margin: .3em 0; }}
-.small {{ font-size: .88em; color: #4a5160; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>When a speculative decoder verifies a drafted token it can be strict, reject often and copy the target model
-exactly, or be lenient, reject rarely and drift away from it. Every curve is one published verification rule with its
-knob turned from strict to lenient, computed exactly from the two models' own probabilities at {positions} positions of
-{prompts} texts. Down and left is better. No rule whatever can enter the grey region: its edge is the best trade.</p>
-<p class="small">Choose a divergence above the map. Click a rule in the legend to see it alone, again to see all,
-double-click to hide it. A star is a rule's published default. A rule that is missing gives an infinite divergence:
-somewhere its output has no mass where the target has some, or the reverse. {how}</p>
-{figure}
-</body>
-</html>
-"""
-
 
 def write_page(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, path: Path) -> None:
     """Write the page.
@@ -91,21 +62,12 @@ def write_page(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings,
         a network, today and in ten years.
     """
     drawn = page_figure(curve_rows(rows, specs), fronts_of(rows))
-    shown = drawn.to_html(
-        full_html=False,
-        include_plotlyjs=True,
-        div_id="map",
-        config=CONFIG,
-    )
-    greedy = " The draft is its own likeliest token." if settings.greedy_draft else ""
-    page = PAGE.format(
-        title=escape(visible(f"Rejection against divergence: {settings.source}")),
-        positions=settings.positions,
-        prompts=settings.prompts,
-        how=f"Temperature {settings.temperature:g}.{greedy}",
-        figure=shown,
-    )
-    replace_file(path, lambda file: file.write(page.encode()))
+    values = {
+        "title": f"Rejection against divergence: {settings.source}",
+        "settings": settings,
+        "figure": drawn.to_html(full_html=False, include_plotlyjs=True, div_id="map", config=CONFIG),
+    }
+    write_html("map.html", values, path)
 
 
 def page_figure(curves: Sequence[Row], fronts: dict[str, MapFront]) -> go.Figure:
@@ -129,7 +91,7 @@ def page_figure(curves: Sequence[Row], fronts: dict[str, MapFront]) -> go.Figure
         stars = ["star" if point["published"] else SYMBOLS[look.marker] for point in points_along(row)]
         figure.add_trace(
             go.Scatter(
-                name=escape(look.label),
+                name=_escaped(look.label),
                 legendgroup=look.family,
                 legendgrouptitle={"text": look.family, "font": {"size": 12}},
                 mode="lines+markers",
@@ -236,4 +198,9 @@ def _texts(row: Row, point: Row, divergence: str, unit: str) -> list[str]:
     knob += ", the published default" if point["published"] else ""
     multiple = point["over_front"][divergence]
     times = "" if multiple is None else f"<br>{float(multiple):.3g} times the least at this rejection"
-    return [escape(row["rule"]), knob, times, unit]
+    return [_escaped(row["rule"]), knob, times, unit]
+
+
+def _escaped(name: str) -> str:
+    """A name in the figure, where plotly.js reads some HTML."""
+    return escape(visible(name))

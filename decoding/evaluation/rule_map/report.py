@@ -173,7 +173,8 @@ def figure(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, pat
     _multiples_panel(panels[2], curves, fronts[RANKED])
     handles = [Line2D([], [], color=FRONT, linewidth=2.4)]
     names = ["front: the least of any rule, at one common price"]
-    for look in {look.legend: look for look in reversed(looks_by_rule(curves).values())}.values():
+    shown = list(looks_by_rule(curves).values())[::-1]  # of a family the first
+    for look in reversed({look.legend: look for look in shown}.values()):
         handles.append(Line2D([], [], color=look.colour, marker=look.marker, markersize=3.5, linewidth=1.4))
         names.append(literal(look.legend))
     if any(point["published"] for row in curves for point in row["points"]):
