@@ -1,8 +1,8 @@
 """The page of a map: one file without a network, and what a real browser makes of it."""
 
 import re
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 from browser import browse, browser
@@ -15,6 +15,7 @@ from decoding.evaluation.rule_map.page import SYMBOLS, page_figure, write_page
 from decoding.evaluation.rule_map.report import curve_rows, fronts_of, points_along
 from solvers.shown import visible
 from tradeoff.fronts.looks import MARKS
+from tradeoff.rules import Knob, Lenience
 
 RULES = ["speculative_sampling", "lenience", "typical", "mars", "cascade:variant=tok3", "common_price"]
 
@@ -166,6 +167,23 @@ def test_the_page_is_as_in_its_snapshot(made, tmp_path):
     settings = replace(MapSettings(**rows(made)[0]["settings"]), source="logits.npz", greedy_draft=True)
     write_page(rows(made), RULES, settings, tmp_path / "page.html")
     assert_as_in_snapshot((tmp_path / "page.html").read_text(encoding="utf-8"), "map.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Lenience):
+    """A rule that is in no list."""
+
+    knob: ClassVar[Knob] = Knob(name="factor", strict=1.0, loose=1e-30, scale="log")
+
+
+def test_a_rule_of_ones_own_is_on_the_page_and_in_the_figure(tmp_path):
+    file = logits_file(tmp_path / "logits.npz")
+    spec = f"{__name__}:Own"
+    result = run(f"--positions={file}", f"--out={tmp_path / 'out'}", f"--rules=lenience,{spec}", "--rejection=0.1")
+    assert result.exit_code == 0, result.output
+    found = rows(tmp_path / "out")
+    drawn: Any = page_figure(curve_rows(found, ["lenience", spec]), fronts_of(found))
+    assert [trace.name for trace in drawn.data][1:] == ["lenience", "Own"]
 
 
 @browser

@@ -30,7 +30,7 @@ from decoding.evaluation.study.page_parts import (
 )
 from decoding.evaluation.study.results import CellResult, Comparison, Example, Results
 from solvers.shown import literal
-from tradeoff.fronts.looks import QUIET, looks_of
+from tradeoff.fronts.looks import QUIET, look_of, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,7 +184,7 @@ def _bars(estimates: Sequence[Estimate]) -> np.ndarray:
 
 def _forest(ax: "Axes", groups: dict[str, list[Comparison]], results: Results) -> None:
     """Win rates in percent, one row to a comparison, under each judge's name; published ones hollow."""
-    names = rule_names(results)
+    names = {cell: look_of(rule).label for cell, rule in rule_names(results).items()}
     firsts = {names.get(each.first, each.first) for each in results.comparisons}
     labels: list[str] = []
     bold: list[int] = []
