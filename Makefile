@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: env demo test test-fast check clean
+.PHONY: env demo test test-fast snapshots check clean
 
 env: $(READY)
 
@@ -25,6 +25,10 @@ test-fast: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/solvers/test_closed_form.py tests/solvers/test_roots.py \
 		tests/tradeoff/test_outcome.py tests/tradeoff/test_chains.py tests/tradeoff/test_printing.py \
 		tests/decoding/test_loop.py tests/decoding/test_joint_law.py tests/decoding/test_door.py tests/test_imports.py
+
+# takes the pages that reports write as they are now: look at the difference before you commit it
+snapshots: env
+	RENEW_SNAPSHOTS=1 $(BIN)/pytest tests/evaluation/test_study_page.py tests/evaluation/test_map_page.py -k snapshot
 
 check: env
 	$(BIN)/ruff format --check .
