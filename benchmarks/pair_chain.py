@@ -23,7 +23,6 @@ from rich.table import Table
 import decoding
 from benchmarks.harness import write_rows
 from decoding import embedded
-from decoding.evaluation.positions.calibration import FAMILIES
 from decoding.evaluation.positions.collect import seed_for
 from decoding.evaluation.prompts import read_prompts
 from decoding.huggingface import generate_plainly, hide_progress_bars
@@ -32,6 +31,7 @@ from tradeoff.chains.chain import MarkovChain
 from tradeoff.chains.sequence import solve_sequence_pareto
 from tradeoff.conversion import mean, set_knob
 from tradeoff.outcome.positions import Positions
+from tradeoff.rules.registry import family_from
 
 TEXTS, HORIZON, SEED = 320, 40, 0
 # tokens that are states of their own, part of the texts, seed of a choice of one position per state
@@ -39,7 +39,7 @@ FITS = {"all texts": (300, 1, None), "half of the texts": (300, 2, None), "fewer
 FITS |= {f"one position, {seed}": (300, 1, seed) for seed in (1, 2, 3)}
 SHARES = (0.25, 0.5, 0.75)  # of the lossless expected rejections
 EVERY = 12  # of the real positions, one in so many compares rules on full laws
-WAYS = {"common_price": "CommonPrice", "common_ceiling": "RatioClip", "epsilon": "DecodingOPT"}
+WAYS = {"common_price": "common_price", "common_ceiling": "ratio_clip", "epsilon": "decoding_opt"}
 
 
 class Written(NamedTuple):
@@ -136,8 +136,9 @@ def real(share: float, data: Written) -> dict[str, Any]:
     positions = Positions.of(data.draft[::EVERY], data.target[::EVERY], normalise=True)
     wanted, kl = share * float(positions.total_variation.mean()), {}
     for way, name in WAYS.items():
-        knob = set_knob(FAMILIES[name], lambda rule: mean(rule, positions, "rejection"), wanted).value
-        kl[way] = mean(FAMILIES[name].at(knob), positions, "kl")
+        family = family_from(name)
+        knob = set_knob(family, lambda rule: mean(rule, positions, "rejection"), wanted).value
+        kl[way] = mean(family.at(knob), positions, "kl")
     answer = {"question": "mean KL at equal mean rejection on the target's texts", "fit": "real positions"}
     return answer | {"positions": len(positions), "share": share, "rejection": wanted, "kl": kl, "seed": SEED}
 

@@ -32,6 +32,28 @@ class Bootstrap:
         total = denominator.sum()
         return float(numerator.sum() / total) if total else float("nan"), resampled
 
+    def over_least(
+        self, *, rule: np.ndarray, rejection: np.ndarray, least: np.ndarray, split: np.ndarray, price: float
+    ) -> Estimate:
+        """Divergence of a rule over the least of any rule that rejects as often, with its interval.
+
+        The two reject equally often on all prompts together, not on a resample of them: the front's slope, minus the
+        price, takes the least divergence to the rule's own rejection there. No rule is below that line (T4), so no
+        resample of the ratio is below 1; where the line itself is below zero it bounds nothing, and the ratio is
+        infinite.
+
+        Parameters
+        ----------
+        rule, rejection
+            The rule's divergence and rejection, summed over each prompt's positions, `[prompts]`.
+        least, split
+            The same of the best rule, whose mean rejection is equal.
+        price
+            Of a rejection, at which the best rule trades.
+        """
+        value, resampled = self.ratio(rule, least + price * (split - rejection))
+        return estimate(value, np.where(resampled < 0, np.inf, resampled))
+
     def _sums(self, column: np.ndarray) -> np.ndarray:
         """Resampled sums, `[resamples]`; a prompt that a resample leaves out adds 0 though its own sum be infinite."""
         finite = np.isfinite(column)

@@ -1,14 +1,24 @@
 """Knobs meet a mean rejection, and at equal mean rejection the common price has the least mean KL."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from tiny_study import PLAIN
 
-from decoding.evaluation.positions.calibration import FAMILIES, Calibration, calibrate, clustered_error, lossless
+from decoding.evaluation.bootstrap import Bootstrap
+from decoding.evaluation.positions.calibration import best_at, clustered_error, over_best
+from decoding.evaluation.study.cells import calibrated_cells
 from solvers.errors import InputError
-from tradeoff.outcome.positions import Positions
+from tradeoff import evaluate, solve_pareto
+from tradeoff.outcome.positions import Positions, measure
+from tradeoff.rules import CommonPrice
 
 ROWS = 300
+WORST_FIRST = ("decoding_uno:residual=draft", "decoding_uno", "decoding_opt", "ratio_clip", "common_price")
 
 
 def random_positions() -> Positions:
@@ -25,20 +35,33 @@ POSITIONS = random_positions()
 LOSSLESS = float(POSITIONS.total_variation.mean())
 
 
-def calibrated(positions: Positions, rejection: float) -> dict[str, Calibration]:
-    return {found.family: found for found in calibrate(positions, rejection)}
-
-
-HALF = calibrated(POSITIONS, 0.5 * LOSSLESS)
+def calibrated(rejection, positions=POSITIONS, rules=WORST_FIRST):
+    study = replace(PLAIN, rules=rules, against=rules[0], at=("rejection", (rejection,)))
+    return calibrated_cells(positions, study, lambda count: None)
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.5, 0.95])
-def test_the_requested_mean_rejection_is_reached_by_every_family(fraction):
-    found = calibrated(POSITIONS, fraction * LOSSLESS)
-    assert list(found) == list(FAMILIES)
-    for calibration in found.values():
-        assert abs(calibration.rejection - fraction * LOSSLESS) < 1e-6
-        assert calibration.requested == fraction * LOSSLESS
+def test_at_an_equal_mean_rejection_the_order_is_the_theorys(fraction):
+    cells = calibrated(fraction * LOSSLESS)
+    for cell in cells:
+        assert abs(cell.calibrated - fraction * LOSSLESS) < 1e-6
+    ratios = [cell.kl_over_best for cell in cells]
+    values = [ratio.value for ratio in ratios if ratio is not None]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == pytest.approx(1)
+    assert len(set(np.round(values, 6))) == 5
+    assert all(1 - 1e-9 <= ratio.low <= ratio.value <= ratio.high for ratio in ratios if ratio is not None)
+    # rules of one acceptance have one knob
+    assert len({cell.knob["epsilon"] for cell in cells if "epsilon" in cell.knob}) == 1
+
+
+def test_kl_over_the_best_is_over_the_least_of_any_rule_by_the_solver():
+    (cell,) = calibrated(0.5 * LOSSLESS, rules=("decoding_opt",))
+    laws = POSITIONS.draft.double(), POSITIONS.target.double()
+    least = solve_pareto(*laws, divergence="kl", budget="mean", rejection=[0.5 * LOSSLESS], normalise=True).divergence
+    kl = evaluate(cell.made(), *laws, normalise=True).divergence_in("kl").mean()
+    assert cell.kl_over_best is not None
+    assert cell.kl_over_best.value == pytest.approx(float(kl) / float(least[0]), rel=1e-6)
 
 
 def test_a_knob_as_small_as_a_large_vocabularys_is_found_as_well():
@@ -47,49 +70,44 @@ def test_a_knob_as_small_as_a_large_vocabularys_is_found_as_well():
     logits = torch.randn(20, 5000, generator=generator)
     draft = (logits + torch.randn(20, 5000, generator=generator)).softmax(-1)
     positions = Positions(draft=draft, target=logits.softmax(-1), prompt=np.arange(20), prompts=20)
-    for found in calibrated(positions, 0.1).values():
-        assert abs(found.rejection - 0.1) < 1e-6
+    for found in calibrated(0.1, positions):
+        assert abs(found.calibrated - 0.1) < 1e-6
         assert found.knob.get("epsilon", 0) < 1e-3
 
 
-@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
-def test_at_equal_mean_rejection_the_order_is_the_theorys(fraction):
-    kl = {name: found.divergences["kl"] for name, found in calibrated(POSITIONS, fraction * LOSSLESS).items()}
-    assert kl["CommonPrice"] < kl["RatioClip"] < kl["DecodingOPT"] < kl["DecodingUNO"]
-    assert kl["DecodingUNO"] < kl["DecodingUNO (draft)"]
+def test_a_rule_in_steps_is_charged_at_the_rejection_it_reached():
+    (cell,) = calibrated(0.5 * LOSSLESS, rules=("top_k_gate",))
+    assert abs(cell.calibrated - 0.5 * LOSSLESS) > 1e-3
+    columns = measure(cell.made(), POSITIONS, ("kl",))
+
+    def excess(price: float) -> float:
+        return measure(CommonPrice(price=price), POSITIONS, ())["rejection"].mean() - cell.calibrated
+
+    price: Any = brentq(excess, 0, 50)
+    least = measure(CommonPrice(price=price), POSITIONS, ("kl",))["kl"].mean()
+    assert cell.kl_over_best is not None
+    assert cell.kl_over_best.value == pytest.approx(columns["kl"].mean() / least, rel=1e-6)
 
 
 def test_no_rule_is_below_the_common_prices_tangent_on_any_prompt():
-    best = HALF["CommonPrice"]
-    for rule in HALF.values():
-        slack = best.rejection_by_prompt - rule.rejection_by_prompt
-        assert (rule.kl_by_prompt >= best.kl_by_prompt + best.knob["price"] * slack - 1e-10).all()
+    best = best_at(POSITIONS, 0.5 * LOSSLESS)
+    assert best is not None
+    for cell in calibrated(0.5 * LOSSLESS):
+        columns = measure(cell.made(), POSITIONS, ("kl",))
+        lines = best.kl + best.price * (best.rejection - columns["rejection"])
+        assert (columns["kl"] >= lines - 1e-10).all()
+        assert over_best(columns, best, POSITIONS, Bootstrap(30, 3)) == cell.kl_over_best
 
 
-def test_the_mean_tv_bias_of_rules_on_the_front_is_what_they_save():
-    for name, found in HALF.items():
-        saved = LOSSLESS - found.rejection
-        if name.startswith("DecodingUNO"):
-            assert found.divergences["tv"] > saved + 1e-3
-        else:
-            assert abs(found.divergences["tv"] - saved) < 1e-9
-
-
-def test_rules_with_equal_acceptance_get_the_same_knob():
-    assert len({found.knob["epsilon"] for found in HALF.values() if "epsilon" in found.knob}) == 1
-    assert sum("epsilon" in found.knob for found in HALF.values()) == 3
-
-
-def test_lossless_sampling_rejects_with_the_tv():
-    found = lossless(POSITIONS)
-    assert abs(found.rejection - LOSSLESS) < 1e-12
-    assert found.divergences["kl"] < 1e-12
+@pytest.mark.parametrize("rejection", [LOSSLESS, 1.0])
+def test_where_the_best_gives_nothing_away_there_is_no_ratio(rejection):
+    assert best_at(POSITIONS, rejection) is None
 
 
 @pytest.mark.parametrize("rejection", [0.0, -0.1, LOSSLESS + 1e-6, 1.0, float("nan")])
 def test_a_rejection_that_buys_nothing_is_a_clear_error(rejection):
     with pytest.raises(InputError, match=r"below this pair's mean TV\(draft, target\)"):
-        calibrated(POSITIONS, rejection)
+        calibrated(rejection)
 
 
 def test_the_clustered_error_counts_clusters_not_values():
@@ -100,14 +118,3 @@ def test_the_clustered_error_counts_clusters_not_values():
     # every value four times over: no more information
     np.testing.assert_allclose(clustered_error(np.repeat(values, 4), np.repeat(np.arange(400), 4)), alone, rtol=1e-12)
     assert np.isnan(clustered_error(values, np.zeros(400, dtype=int)))
-
-
-def test_positions_come_back_as_laws_in_float64():
-    rows = 0
-    for draft, target, *logits in POSITIONS.chunks():
-        assert logits == [None, None]
-        for law in (draft, target):
-            assert law.dtype == torch.float64
-            assert float((law.sum(-1) - 1).abs().max()) < 1e-12
-        rows += len(draft)
-    assert rows == ROWS

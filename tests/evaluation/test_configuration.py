@@ -82,7 +82,7 @@ def test_every_setting_arrives(read):
 
 
 @pytest.mark.parametrize(
-    "text", ["", FULL, (CONFIGS / "table1.yaml").read_text(), (CONFIGS / "small.yaml").read_text()]
+    "text", ["", FULL, *((CONFIGS / f"{name}.yaml").read_text() for name in ("table1", "small", "compare"))]
 )
 def test_written_out_and_read_again_it_is_the_same(read, text):
     found = read(text)
@@ -148,12 +148,12 @@ SETTINGS = [
     ("on: 1", "True: expected a known key; got True"),
     ("texts: 3", "texts: expected keys with values; got 3; its keys are samples"),
     ("- 1", r"configuration: expected keys with values; got \[1\]"),
-    ("texts: {samples: 0}", r"texts\.samples: expected a whole number >= 1; got 0"),
-    ("texts: {samples: 1.5}", r"texts\.samples: expected a whole number >= 1; got 1\.5"),
-    ("texts: {samples: two}", r"texts\.samples: expected a whole number >= 1; got 'two'"),
-    ("texts: {samples: yes}", r"texts\.samples: expected a whole number >= 1; got True"),
-    ("texts: {samples: [1]}", r"texts\.samples: expected a whole number >= 1; got \[1\]"),
-    ("texts: {samples: null}", r"texts\.samples: expected a whole number >= 1; got None"),
+    ("texts: {samples: 0}", r"texts\.samples: expected a whole number >= 1 and <= 1000000; got 0"),
+    ("texts: {samples: 1.5}", r"texts\.samples: expected a whole number >= 1 and <= 1000000; got 1\.5"),
+    ("texts: {samples: two}", r"texts\.samples: expected a whole number >= 1 and <= 1000000; got 'two'"),
+    ("texts: {samples: yes}", r"texts\.samples: expected a whole number >= 1 and <= 1000000; got True"),
+    ("texts: {samples: [1]}", r"texts\.samples: expected a whole number >= 1 and <= 1000000; got \[1\]"),
+    ("texts: {samples: null}", r"texts\.samples: expected a whole number >= 1 and <= 1000000; got None"),
     ("texts: {temperature: 0}", r"texts\.temperature: expected a finite number >= 0\.001; got 0"),
     ("texts: {temperature: .inf}", r"texts\.temperature: expected a finite number >= 0\.001; got inf"),
     ("texts: {temperature: .nan}", r"texts\.temperature: expected a finite number >= 0\.001; got nan"),
@@ -288,7 +288,9 @@ def test_aliases_may_repeat_and_never_contain_themselves(read):
 
 
 def test_a_file_that_is_not_there_lists_the_shipped_ones(tmp_path):
-    with pytest.raises(InputError, match="^configuration: expected a YAML file, or one of small, table1; got 'tabel1'"):
+    with pytest.raises(
+        InputError, match="^configuration: expected a YAML file, or one of compare, small, table1; got 'tabel1'"
+    ):
         read_configuration("tabel1", {})
     with pytest.raises(InputError, match="^configuration: expected a YAML file"):
         read_configuration(str(tmp_path), {})
@@ -303,7 +305,7 @@ def test_a_file_that_is_not_there_lists_the_shipped_ones(tmp_path):
         ({"texts.sampels": 2}, r"texts\.sampels: expected a known key; got 'sampels'; did you mean 'samples'\?"),
         ({"text.samples": 2}, r"text: expected a known key; got 'text'; did you mean 'texts'\?"),
         ({"seed.x": 2}, r"seed\.x: expected keys and values under seed; got 3"),
-        ({"texts.samples": 0}, r"texts\.samples: expected a whole number >= 1; got 0"),
+        ({"texts.samples": 0}, r"texts\.samples: expected a whole number >= 1 and <= 1000000; got 0"),
     ],
 )
 def test_wrong_overrides_are_named_as_settings_are(read, overrides, message):

@@ -34,8 +34,8 @@ from solvers.errors import InputError
 from tradeoff import evaluate
 from tradeoff.rules import DecodingUNO, SpeculativeSampling
 
-CELLS = [Cell(rule=LOSSLESS, level=None, knob={}, calibrated=0.3, standard_error=0.01)] + [
-    Cell(rule=rule, level=level, knob={"epsilon": value}, calibrated=0.2, standard_error=0.01)
+CELLS = [Cell(rule=LOSSLESS, level=None, knob={}, calibrated=0.3, standard_error=0.01, kl_over_best=None)] + [
+    Cell(rule=rule, level=level, knob={"epsilon": value}, calibrated=0.2, standard_error=0.01, kl_over_best=None)
     for level, value in (("epsilon 0.1", 0.1), ("epsilon 0.2", 0.2))
     for rule in (OPT, UNO, DRAFTED)
 ]

@@ -2,18 +2,21 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import DRAFT, PROMPT, TARGET
+from tiny_study import LOSSLESS, PLAIN, UNO
 from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
 
 import decoding
 from benchmarks.training import judge as train_judge
-from decoding.evaluation.comparison.texts import Settings, calibrate_cells, generate_rows, texts_of
 from decoding.evaluation.positions.collect import collect_positions, seed_for
+from decoding.evaluation.study.cells import calibrated_cells
+from decoding.evaluation.study.texts import batches, write_texts
 from decoding.huggingface import generate_plainly, plainly
 from decoding.huggingface.pair import Pair
 from decoding.huggingface.saved_settings import SHAPING, WARPING
@@ -151,25 +154,15 @@ def pair_of(target: Any) -> Pair:
 
 def test_positions_and_compared_texts_are_those_of_a_clean_model():
     changed = loaded_with(TARGET, do_sample=True, **ACTING)
-    settings = Settings(
-        pair="tiny",
-        prompts=("p",),
-        rejection=(0.02,),
-        samples=1,
-        max_new_tokens=8,
-        draft_length=2,
-        calibration_positions=16,
-        seed=0,
-        dtype="float32",
-        device="cpu",
-    )
+    study = replace(PLAIN, rules=(UNO, LOSSLESS), against=UNO, at=("rejection", (0.02,)))
 
     def measured(target: Any) -> Any:
         pair = pair_of(target)
         positions = collect_positions(pair, [PROMPT], new_tokens=8, limit=16, seed=0)
-        cells = calibrate_cells(pair, [PROMPT], settings)
-        rows = list(generate_rows(pair, [PROMPT], settings, texts_of(cells, settings)))
-        return positions.target.tolist(), [cell.calibration.knob for cell in cells], [row["text"] for row in rows]
+        cells = calibrated_cells(positions, study, lambda count: None)
+        written = write_texts(pair, [PROMPT], study, batches(cells, 1, study), {})
+        texts = [row["text"] for rows, _ in written for row in rows]
+        return positions.target.tolist(), [cell.knob for cell in cells], texts
 
     assert measured(changed) == measured(CLEAN)
 

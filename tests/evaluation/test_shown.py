@@ -1,6 +1,7 @@
 """Names from outside: fit for terminals and figures, whatever they hold."""
 
 import io
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,11 +13,6 @@ from study_results import WON, made_up
 
 import tradeoff
 from decoding.cli import terminal
-from decoding.evaluation.bootstrap import Estimate
-from decoding.evaluation.comparison import report as comparison
-from decoding.evaluation.comparison.summary import Result
-from decoding.evaluation.comparison.texts import Cell, Settings
-from decoding.evaluation.positions.calibration import FAMILIES, LOSSLESS, Calibration
 from decoding.evaluation.study import report as study
 from solvers.shown import literal, one_line, visible
 from tradeoff.rules import SpeculativeSampling
@@ -62,56 +58,15 @@ def test_lines_are_cut_and_folded():
     assert visible("\x1b[/nope]\n") == "\\u001b[/nope]\n"
 
 
-def estimate(value: float) -> Estimate:
-    return Estimate(value=value, low=value, high=value)
-
-
-def result_of(family: str) -> Result:
-    calibration = Calibration(
-        family=family,
-        knob={},
-        requested=0.1,
-        rejection=0.1,
-        standard_error=0.0,
-        divergences={},
-        kl_by_prompt=np.ones(1),
-        rejection_by_prompt=np.ones(1),
-        rule=SpeculativeSampling(),
-    )
-    names = ("rejection", "tokens_per_target_call", "tv", "kl", "log_likelihood")
-    means = {name: estimate(0.1) for name in names}
-    over = estimate(1.0)
-    return Result(cell=Cell(calibration=calibration), texts=1, means=means, kl_over_best=over, opt_wins=None)
-
-
 @HOSTILE
-def test_a_comparison_of_models_of_any_name_is_printed_and_drawn(name, tmp_path):
-    settings = Settings(
-        pair=name,
-        prompts=("p",),
-        rejection=(0.1,),
-        samples=1,
-        max_new_tokens=1,
-        draft_length=1,
-        calibration_positions=1,
-        seed=0,
-        dtype="float32",
-        device="cpu",
-    )
-    results = [result_of(family) for family in (LOSSLESS, *FAMILIES)]
-    comparison.figure(results, settings, tmp_path / "comparison.png")
-    assert (tmp_path / "comparison.png").stat().st_size > 10_000
-    file = io.StringIO()
-    comparison.print_table(results, settings, Console(file=file, width=200))
-    printed = file.getvalue()
-    assert "\x1b" not in printed
-    assert one_line(name)[:100] in printed.replace("\n", "")
-
-
-@HOSTILE
-def test_a_study_with_a_judge_of_any_name_is_drawn(name, tmp_path):
-    study.figure(made_up(won={name: WON["gpt-4"]}), tmp_path / "report.png")
+def test_a_study_of_models_and_a_judge_of_any_name_is_drawn_and_printed(name, tmp_path):
+    results = replace(made_up(won={name: WON["gpt-4"]}), title=name)
+    study.figure(results, tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 10_000
+    file = io.StringIO()
+    study.print_results(results, Console(file=file, width=200))
+    assert "\x1b" not in file.getvalue()
+    assert one_line(name)[:100] in file.getvalue().replace("\n", "")
 
 
 @HOSTILE

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 from study_files import CELLS, SMALL, TEXTS, contents, evaluate, finished, rows, written
+from typer.testing import CliRunner
 
 import decoding
 import tradeoff
+from decoding import embedded
+from decoding.cli import app
 from decoding.cli import evaluate as command
 from decoding.evaluation.positions.collect import encode_prompts, seed_for
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.study.cells import Cell
-from decoding.evaluation.study.configuration import read_configuration
+from decoding.evaluation.study.configuration import CONFIGS, read_configuration
 from decoding.evaluation.study.findings import examples
 from decoding.evaluation.study.results import TokenCost
 from decoding.evaluation.study.texts import Batch, batches, padded, write_texts
@@ -174,7 +177,7 @@ def test_an_infinite_cost_of_a_token_is_null_and_read_back(monkeypatch):
     ]
     monkeypatch.setattr("decoding.evaluation.study.texts.token_costs", lambda *_: costs)
     configuration = read_configuration("small", {"texts.max_new_tokens": 2, "examples": 1})
-    cell = Cell(rule="speculative_sampling", level=None, knob={}, calibrated=0.3, standard_error=0.0)
+    cell = Cell(rule="speculative_sampling", level=None, knob={}, calibrated=0.3, standard_error=0.0, kl_over_best=None)
     pair = decoding.load_pair()
     prompts = encode_prompts(pair, ["One day"], 2)
     ((_, (row,)),) = write_texts(pair, prompts, configuration, [Batch(cell, ((0, 0),))], {})
@@ -227,6 +230,36 @@ def test_the_shipped_small_study_runs(tmp_path):
     assert len(rows(tmp_path / "out" / "texts.jsonl")) == 2 * 3 * 2 * 4
 
 
+def test_compare_is_the_shipped_configuration_and_runs_on_any_pair_of_folders(tmp_path):
+    # the shipped pair by path, the other way round: a draft better than its target is still a pair
+    pair = [f"--target={embedded.DRAFT}", f"--draft={embedded.TARGET}", "--threads=1"]
+    few = ["--limit=2", "--max-new-tokens=8", "--samples=1"]
+    compared = tmp_path / "compared"
+    more = [*few, "--rejection=0.1", "--calibration-positions=60", "--draft-length=2", f"--out={compared}"]
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["compare", *pair, *more])
+    assert result.exit_code == 0, result.output
+    assert "draft with target: 2 prompts x 1 texts" in result.output
+    assert "KL over" in result.output
+    changed = (CONFIGS / "compare.yaml").read_text().replace("[0.2, 0.1, 0.05]", "[0.1]")
+    changed = changed.replace("positions: 1500", "positions: 60").replace("draft_length: 4", "draft_length: 2")
+    evaluated = evaluate(written(tmp_path / "own.yaml", changed), *pair, *few, f"--out={tmp_path / 'evaluated'}")
+    assert evaluated.exit_code == 0, evaluated.output
+    for name in ("results.jsonl", "texts.jsonl", "report.md", "report.png"):
+        assert (compared / name).read_bytes() == (tmp_path / "evaluated" / name).read_bytes()
+    found = {row["cell"]: row for row in rows(compared / "results.jsonl") if row["kind"] == "cell"}
+    assert [row["rule"] for row in found.values()] == [
+        *("speculative_sampling", "decoding_uno:residual=draft", "decoding_uno"),
+        *("decoding_opt", "ratio_clip", "common_price"),
+    ]
+    lossless, *others = found.values()
+    assert lossless["kl_over_best"] is None
+    assert lossless["means"]["kl"]["value"] < 1e-9
+    assert all(abs(row["calibrated"] - 0.1) < 1e-6 for row in others)
+    ratios = [row["kl_over_best"]["value"] for row in others]
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[-1] == pytest.approx(1)
+
+
 def test_a_rejection_above_the_lossless_one_is_refused(tmp_path):
     configuration = written(tmp_path / "high.yaml", SMALL.replace("[0.2, 0.1]", "[0.9]"))
     result = evaluate(configuration, f"--out={tmp_path / 'out'}")
@@ -273,7 +306,10 @@ def test_means_and_win_rates_are_those_of_the_rows(whole):
 
 
 def test_every_cell_s_batch_comes_before_the_next_texts():
-    cells = [Cell(rule=rule, level=None, knob={}, calibrated=0.3, standard_error=0.0) for rule in ("mars", "lenience")]
+    cells = [
+        Cell(rule=rule, level=None, knob={}, calibrated=0.3, standard_error=0.0, kl_over_best=None)
+        for rule in ("mars", "lenience")
+    ]
     found = batches(cells, 3, read_configuration("small", {"texts.batch_size": 4, "texts.samples": 2}))
     texts = [(prompt, sample) for sample in range(2) for prompt in range(3)]
     assert found == [(cell, tuple(block)) for block in (texts[:4], texts[4:]) for cell in cells]

@@ -5,6 +5,7 @@ import io
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import yaml
 from matplotlib.cbook import is_math_text
 from rich.console import Console
 from scipy.stats import binom, binomtest
-from study_results import HOSTILE, PROMPTS, STEERING, WON, made_up, refused, shapes, tokens, win_rate
+from study_results import HOSTILE, LEVELS, PROMPTS, RULES, STEERING, WON, made_up, refused, shapes, tokens, win_rate
 
 from decoding.evaluation.bootstrap import Estimate
 from decoding.evaluation.study.page_parts import published_line, spread, verdict
@@ -103,6 +104,8 @@ def test_markdown_holds_every_number_of_every_cell():
         assert (row["rule"], row["level"]) == (cell.rule, cell.level or "")
         assert row["knob"] == ", ".join(f"{name} {value:g}" for name, value in cell.knob.items())
         assert float(row["calibrated"]) == pytest.approx(cell.calibrated, abs=5e-4)
+        best = cell.kl_over_best
+        assert row["KL over the best"] == (f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}]" if best else "")
         assert (int(row["texts"]), int(row["errors"])) == (cell.texts, cell.errors)
         for column, name in (
             ("rejection", "rejection"),
@@ -322,13 +325,20 @@ def test_the_configuration_at_the_end_can_be_read_again(value, tmp_path):
 
 def test_the_figure_draws_every_cell_and_every_comparison_at_its_place():
     results = made_up()
-    left, right = draw(results).axes
+    left, middle, right = draw(results).axes
     points = sorted(
         (float(x), float(y)) for container in left.containers for x, y in zip(*container[0].get_data(), strict=True)
     )
     means = [cell.means for cell in results.cells]
     wanted = sorted((each["rejection"].value, each["kl_per_token"].value) for each in means)
     assert np.array(points) == pytest.approx(np.array(wanted))
+    patches: list[Any] = list(middle.patches)
+    bars = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in patches]
+    multiples = {cell.cell: cell.kl_over_best and cell.kl_over_best.value for cell in results.cells}
+    heights = [multiples[f"{rule} at epsilon {level:g}"] for rule in RULES for level in LEVELS]
+    assert [height for _, height in bars] == heights
+    assert [round(float(x)) for x, _ in bars] == [0, 1] * len(RULES)
+    assert [text.get_text() for text in middle.texts] == [f"{height:.2f}" for height in heights]
     assert len(right.containers) == 2 * len(results.comparisons)
     labels = [each.get_text() for each in right.get_yticklabels()]
     assert [label for label in labels if label in WON] == list(WON)
@@ -349,21 +359,23 @@ def test_the_figure_draws_every_cell_and_every_comparison_at_its_place():
 
 
 def test_the_figure_says_refused_and_what_it_cannot_draw():
-    _, right = draw(SHAPES["all refused"]).axes
+    *_, right = draw(SHAPES["all refused"]).axes
     assert [text.get_text().strip() for text in right.texts] == ["refused"] * 8
     left = draw(SHAPES["infinite and unknown"]).axes[0]
     assert left.get_legend_handles_labels()[1][0] == "decoding_opt (1 of 2 not finite)"
-    assert len(draw(SHAPES["no comparisons"]).axes) == 1
+    assert len(draw(SHAPES["infinite and unknown"]).axes[1].patches) == 5
+    assert len(draw(SHAPES["no comparisons"]).axes) == 2
+    assert len(draw(SHAPES["only rules without a knob"]).axes) == 1
 
 
 def test_a_figure_of_many_judges_and_levels_has_no_labels_on_each_other():
     judges = {f"judge {place} at $5 and $6 \U0001f642 {'long ' * place}": WON["gpt-4"] for place in range(6)}
     drawn = draw(made_up(levels=(0.05, 0.1, 0.2, 0.4, 0.8), won=judges, published={}))
-    assert len(drawn.axes) == 3
+    assert len(drawn.axes) == 4
     with pytest.warns(UserWarning, match="Glyph"):
         drawn.draw_without_rendering()
     count = 0
-    for ax in drawn.axes[1:]:
+    for ax in drawn.axes[2:]:
         boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
         count += len(boxes)
         assert not any(is_math_text(label.get_text()) for label in ax.get_yticklabels())

@@ -87,6 +87,7 @@ def cell(rule, level, rejection=0.2, kl=0.05):
         level=level,
         knob=knob,
         calibrated=rejection - 0.004,
+        kl_over_best=None if level is None else Estimate(value=1 + 10 * kl, low=1 + 9 * kl, high=1 + 12 * kl),
         texts=1000,
         errors=0,
         means=means,
@@ -197,7 +198,8 @@ def shapes():
     first, *others = full.cells
     endless = Estimate(value=np.inf, low=0.3, high=np.inf)
     unknown = Estimate(value=0.1, low=np.nan, high=np.nan)
-    odd = replace(first, errors=3, means=first.means | {"kl": endless, "kl_per_token": endless, "tv": unknown})
+    means = first.means | {"kl": endless, "kl_per_token": endless, "tv": unknown}
+    odd = replace(first, errors=3, means=means, kl_over_best=endless)
     open_ended = replace(others[0], means=others[0].means | {"kl_per_token": replace(unknown, low=0.08, high=np.inf)})
     return {
         "no comparisons": replace(full, comparisons=[]),

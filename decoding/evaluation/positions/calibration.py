@@ -1,61 +1,24 @@
-"""Meeting a mean rejection rate: the knob of each rule that rejects equally often on real positions."""
+"""Real positions on which knobs are set: what can be asked there, and what a rule gives away beyond the best."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from decoding.verification.account import RECORDED
+from decoding.evaluation.bootstrap import Bootstrap, Estimate
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
 from tradeoff.outcome.positions import Positions, measure
-from tradeoff.rule import Rule
-from tradeoff.rules import SpeculativeSampling
-from tradeoff.rules.info import Family
 from tradeoff.rules.registry import family_from
 
-FAMILIES: dict[str, Family] = {
-    "DecodingUNO (draft)": family_from("decoding_uno:residual=draft"),
-    "DecodingUNO": family_from("decoding_uno"),
-    "DecodingOPT": family_from("decoding_opt"),
-    "RatioClip": family_from("ratio_clip"),
-    "CommonPrice": family_from("common_price"),
-}
-"""What is compared, by the name in tables, the worst first."""
+DIVERGENCE = "kl"
+"""By which rules are compared with the best."""
 
-LOSSLESS = "SpeculativeSampling"
+NEAR = 3e-4
+"""A rejection this near the one asked for is charged the best rule there by its tangent, off by less than 1e-5 nats."""
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Calibration:
-    """A rule whose mean rejection over real positions meets a request.
-
-    Parameters
-    ----------
-    family, knob
-        The rule's family and its knob's name and value.
-    requested, rejection
-        Mean rejection asked for and reached on the positions.
-    standard_error
-        Of that mean as an estimate for other texts, positions clustered by prompt.
-    divergences
-        Mean of each divergence over the same positions, for every rule the same ones.
-    kl_by_prompt, rejection_by_prompt
-        Sums over each prompt's positions, `[prompts]`: what a bootstrap over prompts resamples.
-    rule
-        The rule itself.
-    """
-
-    family: str
-    knob: dict[str, float]
-    requested: float
-    rejection: float
-    standard_error: float
-    divergences: dict[str, float]
-    kl_by_prompt: np.ndarray
-    rejection_by_prompt: np.ndarray
-    rule: Rule
+NOTHING = 1e-12
+"""A mean divergence up to this is rounding: nothing is a multiple of it."""
 
 
 def clustered_error(values: np.ndarray, cluster: np.ndarray) -> float:
@@ -83,45 +46,54 @@ def check_requested(rejection: float, positions: Positions) -> None:
         )
 
 
-def calibrate(positions: Positions, rejection: float) -> Iterator[Calibration]:
-    """Set every family's knob so that its mean rejection on the positions is `rejection`; one result at a time.
+class Best(NamedTuple):
+    """The common price at one mean rejection: no rule of the same one has a smaller mean KL (T4).
 
-    Raises
-    ------
-    InputError
-        A rejection above the positions' mean TV, where lossless decoding already is, or below what a family
-        can reach.
+    Parameters
+    ----------
+    price
+        Of a rejection, nats.
+    kl, rejection
+        At every position, `[positions]`.
     """
-    check_requested(rejection, positions)
-    values: dict[str, float] = {}
-    for name, family in FAMILIES.items():
-        # families that share a knob share the acceptance, hence its value
-        knob = family.knob.name
-        if knob not in values:
-            values[knob] = set_knob(family, lambda rule: mean(rule, positions, "rejection"), rejection).value
-        yield measured(name, {knob: values[knob]}, family.at(values[knob]), positions, requested=rejection)
+
+    price: float
+    kl: np.ndarray
+    rejection: np.ndarray
 
 
-def lossless(positions: Positions) -> Calibration:
-    """The lossless rule's line beside the calibrated ones."""
-    return measured(LOSSLESS, {}, SpeculativeSampling(), positions, requested=float(positions.total_variation.mean()))
+def best_at(positions: Positions, rejection: float) -> Best | None:
+    """Set the common price so that it rejects this often on average; None where it gives away nothing, or infinity."""
+    family = family_from("common_price")
+    try:
+        price = set_knob(family, lambda rule: mean(rule, positions, "rejection"), rejection).value
+    except InputError:  # lossless already, or below what a finite price reaches
+        return None
+    columns = measure(family.at(price), positions, (DIVERGENCE,))
+    best = Best(price, columns[DIVERGENCE], columns["rejection"])
+    return best if NOTHING < best.kl.mean() < math.inf else None
 
 
-def measured(name: str, knob: dict[str, float], rule: Rule, positions: Positions, *, requested: float) -> Calibration:
-    """Measure a rule on the positions: mean rejection with its error, mean divergences."""
-    columns = measure(rule, positions, RECORDED)
+def over_best(columns: dict[str, np.ndarray], best: Best, positions: Positions, bootstrap: Bootstrap) -> Estimate:
+    """Mean KL of a rule over the best rule's, on the same positions at equal mean rejection.
 
-    def by_prompt(column: str) -> np.ndarray:
-        return np.bincount(positions.prompt, weights=columns[column], minlength=positions.prompts)
+    Parameters
+    ----------
+    columns
+        What `measure` found of the rule, "kl" and "rejection" among it.
+    best
+        The best rule at the rule's mean rejection, or next to it.
+    positions, bootstrap
+        Where, and over its prompts.
+    """
 
-    return Calibration(
-        family=name,
-        knob=knob,
-        requested=requested,
-        rejection=float(columns["rejection"].mean()),
-        standard_error=clustered_error(columns["rejection"], positions.prompt),
-        divergences={divergence: float(columns[divergence].mean()) for divergence in RECORDED},
-        kl_by_prompt=by_prompt("kl"),
-        rejection_by_prompt=by_prompt("rejection"),
-        rule=rule,
+    def by_prompt(values: np.ndarray) -> np.ndarray:
+        return np.bincount(positions.prompt, weights=values, minlength=positions.prompts)
+
+    return bootstrap.over_least(
+        rule=by_prompt(columns[DIVERGENCE]),
+        rejection=by_prompt(columns["rejection"]),
+        least=by_prompt(best.kl),
+        split=by_prompt(best.rejection),
+        price=best.price,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline
 
+from decoding.evaluation.positions.calibration import NOTHING
 from solvers.divergences import Divergence, divergence_named
 from solvers.sorted_front import HIGHEST_PRICE, SortedFront
 from tradeoff.outcome.positions import Positions
@@ -66,7 +67,7 @@ class MapFront:
     def multiple(self, rejection: float, divergence: float) -> float | None:
         """How many times the least a divergence is; None where the least is nothing, or infinite."""
         least = float(self.at(np.asarray(rejection)))
-        return divergence / least if 1e-12 < least < math.inf else None
+        return divergence / least if NOTHING < least < math.inf else None
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in a row."""

@@ -6,18 +6,16 @@ from dataclasses import asdict
 from functools import cache
 
 import numpy as np
-from scipy.optimize import root_scalar
 
-from decoding.evaluation.bootstrap import COVERAGE, Bootstrap
+from decoding.evaluation.bootstrap import Bootstrap
 from decoding.evaluation.files.kept import as_json
 from decoding.evaluation.files.stamp import origin
-from decoding.evaluation.positions.calibration import clustered_error
+from decoding.evaluation.positions.calibration import NEAR, Best, best_at, clustered_error, over_best
 from decoding.evaluation.rule_map.front import MapFront, solve_front
 from decoding.evaluation.rule_map.options import Curve, MapSettings, Row
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
 from tradeoff.outcome.positions import Positions, measure, rejections
-from tradeoff.rules.optimal import CommonPrice
 from tradeoff.rules.registry import Knob
 
 DIVERGENCES = ("tv", "kl", "reverse_kl", "chi2", "hellinger", "js")
@@ -32,12 +30,6 @@ BEYOND = 0.25
 
 FINEST = 2.0**-14
 """Steps of a dial that are not halved any more: a rule that accepts sets of tokens moves in steps."""
-
-NEAR = 3e-4
-"""A rejection this near the one asked for is charged the front there by its tangent, off by less than 1e-5 nats."""
-
-LOOSEST = 700.0
-"""A price of KL above which e^price overflows."""
 
 
 def map_steps(curves: Sequence[Curve], rates: Sequence[float]) -> list[tuple[str, ...]]:
@@ -146,42 +138,16 @@ class Mapper:
         return clustered_error(values, self.positions.prompt) if np.isfinite(values).all() else math.nan
 
     def _over_front(self, columns: dict[str, np.ndarray], rejection: float) -> Row | None:
-        """KL over the least KL, with a bootstrap interval over prompts.
-
-        The front's slope takes the least KL to the rule's own rejection on every resample, as in `compare`.
-        """
+        """KL over the least KL, with a bootstrap interval over prompts."""
         best = self._best_at(rejection)
-        if best is None:
+        if best is None or not np.isfinite(columns[RANKED]).all():
             return None
-        price, least, split = best
-        owner, prompts = self.positions.prompt, self.positions.prompts
-        by_prompt = [
-            np.bincount(owner, weights=values, minlength=prompts)
-            for values in (columns[RANKED], least + price * (split - columns["rejection"]))
-        ]
-        if not np.isfinite(by_prompt).all():
-            return None
-        value, resampled = self._bootstrap.ratio(*by_prompt)
-        # far from the rejection of a resample the tangent may be below zero, and then it bounds nothing
-        resampled = np.where(resampled >= 0, resampled, np.inf)
-        low, high = np.quantile(resampled, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], method="nearest")
-        return {"value": value, "low": float(low), "high": float(high)}
+        return asdict(over_best(columns, best, self.positions, self._bootstrap))
 
-    def _solve_best(self, rejection: float) -> tuple[float, np.ndarray, np.ndarray] | None:
-        """Price, and the front's KL and rejection at every position, where the mean rejection is this."""
+    def _solve_best(self, rejection: float) -> Best | None:
+        """The best rule of this mean rejection; None where nothing finite is there, or lossless already."""
         front = self.front(RANKED)
-        after = int(np.searchsorted(front.rejection, rejection))
-        if not 0 < after < len(front.rejection):
-            return None  # no finite divergence there, or lossless already
-        # a neighbour further either way: the same front computed in two ways differs by roundings
-        low, high = front.price[min(after + 1, len(front.price) - 1)], front.price[max(after - 2, 0)]
-
-        def excess(price: float) -> float:
-            return float(rejections(CommonPrice(price=price), self.positions).mean()) - rejection
-
-        best = CommonPrice(price=root_scalar(excess, bracket=(low, min(high, LOOSEST)), xtol=1e-9).root)
-        columns = measure(best, self.positions, (RANKED,))
-        return best.price, columns[RANKED], columns["rejection"]
+        return best_at(self.positions, rejection) if front.rejection[0] < rejection <= front.rejection[-1] else None
 
 
 def traced(curve: Curve, positions: Positions, lossless: float) -> list[tuple[float, float]]:

@@ -2,19 +2,28 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
-from decoding.evaluation.files.kept import read_json, replace_file, sealed, unsealed
-from decoding.evaluation.positions.calibration import check_requested, clustered_error
-from decoding.evaluation.study.configuration import Configuration
+from decoding.evaluation.bootstrap import Bootstrap, Estimate
+from decoding.evaluation.files.kept import Row, as_json, read_json, replace_file, sealed, unsealed
+from decoding.evaluation.positions.calibration import (
+    DIVERGENCE,
+    NEAR,
+    best_at,
+    check_requested,
+    clustered_error,
+    over_best,
+)
+from decoding.evaluation.study.configuration import REJECTION, Configuration
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
-from tradeoff.outcome.positions import Positions, rejections
+from tradeoff.outcome.positions import Positions, measure
 from tradeoff.rule import Rule
 from tradeoff.rules.registry import as_rule, family_from
 
-KIND = "calibration"
+KIND = "calibrated cell"
 """Of the rows of calibrated cells."""
 
 
@@ -32,6 +41,9 @@ class Cell:
         The knob's name and value; empty without one.
     calibrated, standard_error
         Mean rejection on the calibration positions, and its error as an estimate for other prompts.
+    kl_over_best
+        Mean KL on the calibration positions over the common price's at the same mean rejection; None without a knob,
+        and where the common price gives away nothing, or infinity.
     """
 
     rule: str
@@ -39,6 +51,7 @@ class Cell:
     knob: dict[str, float]
     calibrated: float
     standard_error: float
+    kl_over_best: Estimate | None
 
     @property
     def label(self) -> str:
@@ -47,11 +60,7 @@ class Cell:
 
     def made(self) -> Rule:
         """The rule itself."""
-        return (
-            family_from(self.rule).at(*self.knob.values())
-            if self.knob
-            else as_rule(self.rule, kind="token", taken_by="a study")
-        )
+        return _made(self.rule, self.knob)
 
 
 def _made(rule: str, knob: dict[str, float]) -> Rule:
@@ -76,12 +85,26 @@ def calibrated_cells(
     """
     name, values = configuration.at
     at = dict(zip(levels(configuration), values, strict=True))
+    bootstrap, best = Bootstrap(positions.prompts, configuration.seed), cache(partial(best_at, positions))
     cells = []
     for rule, level in _places(configuration):
         knob = {} if level is None else _knob_at(rule, name, at[level], positions)
-        cells.append(_cell(rule, level, knob, positions))
+        columns = measure(_made(rule, knob), positions, (DIVERGENCE,))
+        calibrated, least = float(columns["rejection"].mean()), None
         if level is not None:
+            met = name == REJECTION and abs(calibrated - at[level]) <= NEAR
+            least = best(at[level] if met else calibrated)
             progress(1)
+        cells.append(
+            Cell(
+                rule=rule,
+                level=level,
+                knob=knob,
+                calibrated=calibrated,
+                standard_error=clustered_error(columns["rejection"], positions.prompt),
+                kl_over_best=None if least is None else over_best(columns, least, positions, bootstrap),
+            )
+        )
     return cells
 
 
@@ -104,27 +127,15 @@ def _has_free_knob(rule: str) -> bool:
 
 def _knob_at(rule: str, name: str, value: float, positions: Positions) -> dict[str, float]:
     family = family_from(rule)
-    if name != "rejection":
+    if name != REJECTION:
         return {name: value}
     check_requested(value, positions)
     return {family.knob.name: set_knob(family, lambda each: mean(each, positions, "rejection"), value).value}
 
 
-def _cell(rule: str, level: str | None, knob: dict[str, float], positions: Positions) -> Cell:
-    made = _made(rule, knob)
-    rejection = rejections(made, positions)
-    return Cell(
-        rule=rule,
-        level=level,
-        knob=knob,
-        calibrated=float(rejection.mean()),
-        standard_error=clustered_error(rejection, positions.prompt),
-    )
-
-
 def write_cells(cells: Sequence[Cell], path: Path) -> None:
     """Keep calibrated cells."""
-    rows = [sealed(vars(cell), KIND) for cell in cells]
+    rows = [sealed(as_json(asdict(cell)), KIND) for cell in cells]
     replace_file(path, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
 
 
@@ -142,7 +153,14 @@ def read_cells(path: Path, configuration: Configuration) -> list[Cell]:
     except InputError as error:
         raise InputError(f"{error}; {remedy}") from None
     rows = [unsealed(each, KIND) for each in found] if isinstance(found, list) else [None]
-    cells = [Cell(**row) for row in rows if row is not None]
+    cells = [_read(row) for row in rows if row is not None]
     if len(cells) < len(rows) or [(cell.rule, cell.level) for cell in cells] != _places(configuration):
         raise InputError(f"{path}: expected every rule's knobs as they were written; got something else; {remedy}")
     return cells
+
+
+def _read(row: Row) -> Cell:
+    ratio = row["kl_over_best"]
+    read = None if ratio is None else Estimate(**{name: float(value) for name, value in ratio.items()})
+    known: Row = row | {"kl_over_best": read}
+    return Cell(**known)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from decoding.evaluation.front.law_file import LEAST_TEMPERATURE
 from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
-from decoding.evaluation.study.limits import check_pair, check_texts
+from decoding.evaluation.study.limits import Amount, check_pair
 from decoding.evaluation.study.strict_yaml import (
     Count,
     Dtype,
@@ -94,11 +94,11 @@ class TextSettings:
         Texts at once.
     """
 
-    samples: Count = 3
-    max_new_tokens: Count = 40
+    samples: Amount = 3
+    max_new_tokens: Amount = 40
     temperature: Annotated[float, Range(least=LEAST_TEMPERATURE)] = 1.0
-    draft_length: Count = 4
-    batch_size: Count = 16
+    draft_length: Amount = 4
+    batch_size: Amount = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class CalibrationSettings:
         By how much mean rejections of compared rules may differ.
     """
 
-    positions: Count = 1500
+    positions: Amount = 1500
     tolerance: Fraction = 0.02
 
 
@@ -218,7 +218,7 @@ def read_configuration(path_or_name: str, overrides: Mapping[str, Any]) -> Confi
     Parameters
     ----------
     path_or_name
-        The name of a shipped one, "table1" or "small"; else a YAML file.
+        The name of a shipped one, "table1", "compare" or "small"; else a YAML file.
     overrides
         Values by dotted key, such as "texts.samples", that count instead of the file's; None ones do not.
 
@@ -263,7 +263,7 @@ def _checked(given: dict[Any, Any]) -> Configuration:
     prompts = read_settings(PromptSettings, given["prompts"], "prompts")
     if "{prompt}" not in prompts.template:
         wrong("prompts.template", "{prompt} in it, where the prompt goes", prompts.template)
-    texts = check_texts(read_settings(TextSettings, given["texts"], "texts"))
+    texts = read_settings(TextSettings, given["texts"], "texts")
     families = _families(given["rules"])
     compared = [family for family in families if _is_free(family)]
     at = _at(given["at"], compared)

@@ -58,6 +58,7 @@ class Findings:
                 level=cell.level,
                 knob=cell.knob,
                 calibrated=cell.calibrated,
+                kl_over_best=cell.kl_over_best,
                 texts=len(self._texts[cell.label]),
                 errors=sum(row["error"] is not None for row in self._texts[cell.label]),
                 means={name: estimate(*self._mean(cell.label, name)) for name in RATIOS},

@@ -1,14 +1,18 @@
 """What a study may ask for: two models, and no more texts than can be written."""
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Annotated
 
-from decoding.evaluation.study.strict_yaml import wrong
+from decoding.evaluation.study.strict_yaml import Range, wrong
 
 if TYPE_CHECKING:
-    from decoding.evaluation.study.configuration import Configuration, PairSettings, TextSettings
+    from decoding.evaluation.study.configuration import Configuration, PairSettings
 
 MOST = 1_000_000
 """Texts, or tokens of one: more would take weeks to write, and memory to plan."""
+
+Amount = Annotated[int, Range(least=1, most=MOST)]
+"""One or more, within reason."""
 
 
 def check_pair(pair: "PairSettings") -> "PairSettings":
@@ -21,23 +25,9 @@ def check_pair(pair: "PairSettings") -> "PairSettings":
     """
     if (pair.target is None) != (pair.draft is None):
         wrong("pair", "both a target and a draft, or neither for the embedded pair", pair.target or pair.draft)
-    if pair.target is not None and pair.target == pair.draft:
+    if pair.target and pair.draft and os.path.realpath(pair.target) == os.path.realpath(pair.draft):
         wrong("pair.draft", "another model than the target, of which something is rejected", pair.draft)
     return pair
-
-
-def check_texts(texts: "TextSettings") -> "TextSettings":
-    """Give settings back if no number in them is beyond all reason.
-
-    Raises
-    ------
-    InputError
-        One is.
-    """
-    for name in ("samples", "max_new_tokens", "draft_length", "batch_size"):
-        if getattr(texts, name) > MOST:
-            wrong(f"texts.{name}", f"at most {MOST}", getattr(texts, name))
-    return texts
 
 
 def check_amount(configuration: "Configuration", prompts: int) -> None:

@@ -48,6 +48,11 @@ def spread(estimate: Estimate, form: str) -> str:
     return f"{estimate.value:{form}}" + (ends if math.isfinite(estimate.value) else "")
 
 
+def multiple(estimate: Estimate) -> str:
+    """A ratio with its interval."""
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
 def rate(estimate: Estimate | None) -> str:
     """A win rate with its interval, in percent."""
     if estimate is None:
@@ -122,10 +127,25 @@ def cells_sheet(results: Results) -> Sheet:
     ]
     if failed := sum(cell.errors for cell in results.cells):
         notes.append(f"{failed} of {sum(cell.texts for cell in cells)} texts ended in an error before their time.")
+    if any(cell.kl_over_best for cell in cells):
+        notes.append(
+            "KL over the best: on those positions, the same for every rule, over the common price's KL at equal mean "
+            "rejection; [ ]: 95 % bootstrap interval over prompts."
+        )
     means = list(MEANS)
     return Sheet(
         title="What each rule's texts cost and gave away",
-        columns=("rule", "level", "knob", "rejection", "calibrated", *means[1:], "texts", "errors"),
+        columns=(
+            "rule",
+            "level",
+            "knob",
+            "rejection",
+            "calibrated",
+            "KL over\nthe best",
+            *means[1:],
+            "texts",
+            "errors",
+        ),
         rows=tuple(_cell_row(cell) for cell in cells),
         sections=sections([cell.level for cell in cells]),
         spare=("lossless\nrejection", "tokens\nper text", "errors", "texts", "calibrated", "TV")
@@ -138,7 +158,9 @@ def _cell_row(cell: CellResult) -> tuple[str, ...]:
     rejection, *others = (spread(cell.means[name], form) for name, form in MEANS.values())
     knob = ", ".join(f"{name} {value:.4g}" for name, value in cell.knob.items())
     calibrated = f"{cell.calibrated:.3f}"
-    return (cell.rule, cell.level or "", knob, rejection, calibrated, *others, str(cell.texts), str(cell.errors))
+    best = "" if cell.kl_over_best is None else multiple(cell.kl_over_best)
+    counts = str(cell.texts), str(cell.errors)
+    return (cell.rule, cell.level or "", knob, rejection, calibrated, best, *others, *counts)
 
 
 def judge_sheets(results: Results) -> list[Sheet]:

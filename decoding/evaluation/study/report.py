@@ -110,18 +110,22 @@ def figure(results: Results, path: Path) -> None:
 
 
 def draw(results: Results) -> "Figure":
-    """Draw the figure: divergence against rejection to the left, win rates to the right."""
+    """Draw the figure: divergence against rejection, then multiples of the least, and win rates to the right."""
     from matplotlib.figure import Figure
 
     groups = by_judge(results)
     beside, below = _split({judge: len(group) + 1 for judge, group in groups.items()})
     rows, more = (sum(len(groups[judge]) + 1 for judge in judges) for judges in (beside, below))
     height = max(PANEL, MARGIN + ROW * rows, (PANEL + MARGIN + ROW * more) if below else 0)
-    drawn = Figure(figsize=(11.5 if groups else 6.0, height), layout="constrained")
+    compared = any(cell.kl_over_best for cell in results.cells)
+    columns = 1 + compared + bool(groups)
+    drawn = Figure(figsize=(5.75 * columns if columns > 1 else 6.0, height), layout="constrained")
     ratios = (PANEL, height - PANEL) if height > 1.3 * PANEL else (1,)
-    grid = drawn.add_gridspec(len(ratios), 2 if groups else 1, height_ratios=ratios)
+    grid = drawn.add_gridspec(len(ratios), columns, height_ratios=ratios)
     _divergences(drawn.add_subplot(grid[0, 0]), results)
-    for place, judges in ((grid[:, -1], beside), (grid[-1, 0], below)):
+    if compared:
+        _multiples(drawn.add_subplot(grid[0, 1]), results)
+    for place, judges in ((grid[:, -1], beside), (grid[-1, : columns - 1 or 1], below)):
         if judges:
             _forest(drawn.add_subplot(place), {judge: groups[judge] for judge in judges}, results)
     if groups:
@@ -174,6 +178,29 @@ def _undrawn(rule: str, cells: Sequence[CellResult]) -> str:
 
 def _drawable(cell: CellResult) -> bool:
     return all(math.isfinite(cell.means[name].value) for name in ("rejection", "kl_per_token"))
+
+
+def _multiples(ax: "Axes", results: Results) -> None:
+    """KL on the calibration positions as a multiple of the common price's, a group of bars to a level."""
+    cells = [cell for cell in results.cells if cell.kl_over_best is not None]
+    levels = list(dict.fromkeys(cell.level for cell in cells))
+    rules = list(dict.fromkeys(cell.rule for cell in cells))
+    width, tops = 0.8 / len(rules), [1.0]
+    for place, (rule, look) in enumerate(zip(rules, looks_of(rules), strict=True)):
+        found = {cell.level: cell.kl_over_best for cell in cells if cell.rule == rule and cell.kl_over_best is not None}
+        drawable = {level: each for level, each in found.items() if math.isfinite(each.value)}
+        at = [levels.index(level) + (place - (len(rules) - 1) / 2) * width for level in drawable]
+        heights = [each.value for each in drawable.values()]
+        tops += [each.high if math.isfinite(each.high) else each.value for each in drawable.values()]
+        ax.bar(at, heights, width=0.92 * width, color=look.colour, label=_plain(look.label))
+        ax.errorbar(at, heights, yerr=_bars([*drawable.values()]), fmt="none", ecolor="#222222", elinewidth=0.9)
+        for x, height, top in zip(at, heights, tops[len(tops) - len(at) :], strict=True):
+            ax.annotate(f"{height:.2f}", (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+    ax.axhline(1, color=QUIET, linewidth=0.8)
+    ax.set_ylim(0, 1.1 * max(tops))
+    ax.set_xticks(range(len(levels)), [_plain(str(level)) for level in levels])
+    ax.set(ylabel="KL as a multiple of the least at that mean rejection")
+    ax.set_title("The price of not choosing the best rule, same positions", fontsize=10)
 
 
 def _bars(estimates: Sequence[Estimate]) -> np.ndarray:

@@ -24,6 +24,8 @@ class CellResult:
         The knob's name and value; empty without one.
     calibrated
         Mean rejection on the calibration positions.
+    kl_over_best
+        Mean KL there over the common price's at the same mean rejection; None without a knob.
     texts, errors
         How many texts, and how many of them ended in an error before their time.
     means
@@ -37,6 +39,7 @@ class CellResult:
     level: str | None
     knob: dict[str, float]
     calibrated: float
+    kl_over_best: Estimate | None
     texts: int
     errors: int
     means: dict[str, Estimate]

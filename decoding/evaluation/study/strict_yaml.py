@@ -58,7 +58,7 @@ class Range:
 
     def __str__(self) -> str:
         bounds = ((">=", self.least), (">", self.above), ("<=", self.most))
-        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+        return " and ".join(f"{sign} {bound:.10g}" for sign, bound in bounds if bound is not None)
 
 
 Count = Annotated[int, Range(least=1)]

@@ -1,0 +1,23 @@
+"""Options that several commands have, said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Target = Annotated[str | None, typer.Option(help="Target model: hub name or folder.")]
+Draft = Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first so many prompts.")]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for all files; an interrupted run goes on there.")]
+
+# of a study: by default what its configuration says
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Prompts = Annotated[str | None, typer.Option(help="A file, a dataset's hub name, or: embedded.")]
+Samples = Annotated[int | None, typer.Option(help="Texts per prompt and rule.")]
+NewTokens = Annotated[int | None, typer.Option(help="Tokens per text.")]
+BatchSize = Annotated[int | None, typer.Option(help="Texts written at once.")]
+Seed = Annotated[int | None, typer.Option(help="Decides every text.")]

@@ -1,1 +1,0 @@
-"""`tradeoff compare`: rules at equal rejection, each charged the exact divergence of its own text."""
