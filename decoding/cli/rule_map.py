@@ -1,10 +1,12 @@
 """`tradeoff map`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from decoding.cli import options
 from decoding.cli.terminal import check_options, console, load, numbers, one_line_errors, progress_bars, say, screen
 from solvers.errors import InputError
 
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def map_rules(
-    target: Annotated[str | None, typer.Option(help="Target model: hub name or folder.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")] = None,
+    target: options.Target = None,
+    draft: options.Draft = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts: text, one to a line, or a JSON list.")] = None,
     positions: Annotated[
         Path | None,
@@ -25,33 +27,38 @@ def map_rules(
         str | None, typer.Option(help="Only these, such as lenience,cascade:variant=tok3; by default all.")
     ] = None,
     rejection: Annotated[str, typer.Option(help="Mean rejection rates at which rules are ranked.")] = "0.2,0.1,0.05",
-    temperature: Annotated[float, typer.Option(help="Of both models' softmax.")] = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of both models' laws, and of the texts that positions follow; by default the file's, or 1."),
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="The same: only the likeliest tokens of this mass.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="The same: only so many of the likeliest tokens.")] = None,
     greedy_draft: Annotated[bool, typer.Option("--greedy-draft", help="Draft the likeliest token.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
+    limit: options.Limit = None,
     count: Annotated[int | None, typer.Option(help="Real positions; by default 800, or all of a file.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides every text.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Of the models: cpu, cuda, cuda:1, ...")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for all files; an interrupted run goes on there.")] = Path(
-        "runs/map"
-    ),
+    threads: options.Threads = None,
+    out: options.Out = Path("runs/map"),
 ) -> None:
     """Map every rule's rejection and divergence on real positions, and the front that no rule gets below.
 
-    The logits are kept in OUT/positions.npz, which --positions and `tradeoff front` read. Results: rows in map.jsonl,
-    the figure map.png, and map.html, a page to explore without a network.
+    Positions follow texts that the target writes losslessly, drawn at the temperature, top-p and top-k of the laws that
+    are mapped. The raw logits are kept in OUT/positions.npz, which --positions and `tradeoff front` read. Results: rows
+    in map.jsonl, the figure map.png, and map.html, a page to explore without a network.
     """
     with one_line_errors("interrupted; finished texts and rows are kept, the same command goes on from there"):
         from decoding.evaluation.files.kept import locked
 
         check_options(dtype, threads)
         from decoding.evaluation.rule_map.options import MapOptions
+        from decoding.sampling.parameters import PLAIN, Sampling
 
-        options = MapOptions.checked(numbers(rejection), rules, temperature, greedy_draft=greedy_draft, seed=seed)
+        given = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+        given = {name: value for name, value in given.items() if value is not None}
+        wanted = MapOptions.checked(numbers(rejection), rules, Sampling(**given), greedy_draft=greedy_draft, seed=seed)
         if positions is not None:
             if any(each is not None for each in (target, draft, prompts, limit)):
                 raise InputError("positions: expected no --target, --draft, --prompts or --limit beside a file")
@@ -59,8 +66,9 @@ def map_rules(
 
             logits = read_logits(positions)
             logits = logits if count is None else logits.first(count)
+            wanted = replace(wanted, sampling=replace(logits.sampling or PLAIN, **given))
             with locked(out):
-                _map(positions.name, logits, options, out)
+                _map(positions.name, logits, wanted, out)
             return
         from decoding import embedded
         from decoding.evaluation.positions.file import Collection
@@ -80,9 +88,10 @@ def map_rules(
             seed=seed,
             dtype=dtype,
             device=device,
+            sampling=wanted.sampling,
         )
         with locked(out):
-            _map(collection.pair, _collected(collection, out / "positions.npz", threads), options, out)
+            _map(collection.pair, _collected(collection, out / "positions.npz", threads), wanted, out)
 
 
 def _collected(collection: "Collection", path: Path, threads: int | None) -> "StoredLogits":

@@ -10,7 +10,7 @@ from decoding.huggingface.loading import (
     load_tokenizer,
     vocabulary_size,
 )
-from decoding.huggingface.measured import generate_plainly
+from decoding.huggingface.measured import generate_plainly, kept_tokens, measured_law
 from decoding.huggingface.output import SpeculativeOutput
 from decoding.huggingface.reward import RewardScorer
 from decoding.huggingface.saved_settings import plain_config, plainly
@@ -24,8 +24,10 @@ __all__ = [
     "generate",
     "generate_plainly",
     "hide_progress_bars",
+    "kept_tokens",
     "load_model",
     "load_tokenizer",
+    "measured_law",
     "plain_config",
     "plainly",
     "speculative",

@@ -43,7 +43,9 @@ def plain_config(model: Any) -> GenerationConfig:
 
 
 @contextmanager
-def plainly(model: Any, *, max_new_tokens: int, temperature: float = 1.0) -> Iterator[dict[str, Any]]:
+def plainly(
+    model: Any, *, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+) -> Iterator[dict[str, Any]]:
     """Within this, a model has a fresh generation config; gives the arguments for `generate`.
 
     What `generate` is not told it looks up in the model's own config, so that one has to be away.
@@ -54,11 +56,12 @@ def plainly(model: Any, *, max_new_tokens: int, temperature: float = 1.0) -> Ite
         It has its saved config back afterwards.
     max_new_tokens
         Of a text.
-    temperature
-        Of sampling from all tokens; 0 is greedy.
+    temperature, top_p, top_k
+        Of sampling, from all tokens by default; temperature 0 is greedy.
     """
     saved = model.generation_config
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    sampling = drawn if temperature > 0 else {"do_sample": False}
     model.generation_config = plain_config(model)
     try:
         yield {**sampling, "max_new_tokens": max_new_tokens}

@@ -13,8 +13,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 from study_files import rows
-from tiny import DRAFT, TARGET, law_after
-from tiny_study import DRAFTED, LOSSLESS, OPT, PAIR, PLAIN, TEMPERATURE, UNO, Asked, study_in
+from tiny import DRAFT, TARGET, kept_at, law_after
+from tiny_study import DRAFTED, LOSSLESS, OPT, PAIR, PLAIN, UNO, Asked, study_in
 
 import decoding
 from decoding.evaluation.judges import Judgement
@@ -30,6 +30,7 @@ from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import batches, finite, text_key, write_texts
 from decoding.evaluation.study.token_costs import token_costs
 from decoding.huggingface import generate_plainly
+from decoding.sampling.parameters import Sampling
 from solvers.errors import InputError
 from tradeoff import evaluate
 from tradeoff.rules import DecodingUNO, SpeculativeSampling
@@ -45,10 +46,10 @@ FIRST, SECOND, THIRD = (cell.label for cell in CELLS[1:4])
 PROMPTS = [torch.tensor([[1, 3]]), torch.tensor([[2, 1, 4]])]
 
 
-def written_alone(prompt, generator, temperature, rule=None):
-    sampling: dict[str, Any] = {"do_sample": True, "top_k": 0, "temperature": temperature}
+def written_alone(prompt, generator, sampling, rule=None):
+    drawn: dict[str, Any] = {"do_sample": True} | vars(sampling)
     return decoding.generate(
-        prompt, target=TARGET, draft=DRAFT, rule=rule, generator=generator, max_new_tokens=6, **sampling
+        prompt, target=TARGET, draft=DRAFT, rule=rule, generator=generator, max_new_tokens=6, **drawn
     )
 
 
@@ -251,15 +252,15 @@ def test_answers_become_rows_of_their_questions_and_failures_none():
     assert "against" not in found[0]
 
 
-def by_hand(temperature):
+def by_hand(sampling):
     """Both laws at the 20 calibration positions, one uncached forward pass each, and the prompt of each position."""
     positions, owners = [], []
     for visit in range(4):
         prompt, generator = PROMPTS[visit % 2], seed_for(3, 1, visit)
-        text = written_alone(prompt, generator, temperature).sequences
+        text = written_alone(prompt, generator, sampling).sequences
         for length in range(prompt.shape[1], text.shape[1])[: 20 - len(positions)]:
             before = text[:, :length]
-            laws = (law_after(model, before, lambda _, logits: logits / temperature) for model in (DRAFT, TARGET))
+            laws = (law_after(model, before, kept_at(sampling)) for model in (DRAFT, TARGET))
             positions.append([law[0].numpy() for law in laws])
             owners.append(visit % 2)
     return positions, np.array(owners)
@@ -273,15 +274,17 @@ def knob(laws):
     return brentq(lambda epsilon: rejections(DecodingUNO(epsilon=epsilon), laws).mean() - 0.05, 1e-6, 2)
 
 
-def test_knobs_at_a_temperature_are_those_of_the_laws_at_that_temperature(tmp_path):
-    study = replace(PLAIN, rules=(UNO, LOSSLESS), at=("rejection", (0.05,)), against=UNO)
+@pytest.mark.parametrize("sampled", [{}, {"top_p": 0.8, "top_k": 4}], ids=["temperature", "top-p and top-k"])
+def test_knobs_are_those_of_the_laws_as_the_texts_are_sampled(sampled, tmp_path):
+    texts = replace(PLAIN.texts, **sampled)
+    study = replace(PLAIN, texts=texts, rules=(UNO, LOSSLESS), at=("rejection", (0.05,)), against=UNO)
     steps, table = [], Table(tmp_path / "texts.jsonl", number_of)
-    positions = calibration_positions(PAIR, PROMPTS, study, table, {}, steps.append)
+    positions = calibration_positions(PAIR, PROMPTS, texts, table, {}, positions=20, seed=3, progress=steps.append)
     lossless, calibrated = calibrated_cells(positions, study, steps.append)
     assert sum(steps) == 21
-    laws, owners = by_hand(TEMPERATURE)
+    laws, owners = by_hand(texts.sampling)
     assert calibrated.knob == pytest.approx({"epsilon": knob(laws)}, rel=1e-3)
-    assert calibrated.knob["epsilon"] != pytest.approx(knob(by_hand(1.0)[0]), rel=0.1)
+    assert calibrated.knob["epsilon"] != pytest.approx(knob(by_hand(Sampling())[0]), rel=0.1)
     assert calibrated.calibrated == pytest.approx(0.05, abs=1e-6)
     values = rejections(SpeculativeSampling(), laws)
     assert lossless.calibrated == pytest.approx(values.mean(), abs=1e-5)
@@ -308,11 +311,12 @@ def test_texts_at_a_temperature_are_generated_and_charged_at_it(monkeypatch):
         for row in texts:
             prompt = PROMPTS[row["prompt"]]
             generator = seed_for(3, 4, zlib.crc32(row["cell"].encode()), row["prompt"], row["sample"])
-            output = written_alone(prompt, generator, TEMPERATURE, batch.cell.made())
+            output = written_alone(prompt, generator, PLAIN.texts.sampling, batch.cell.made())
             tokens = output.sequences[0, prompt.shape[1] :].tolist()
             assert row["text"] == PAIR.tokenizer.decode(tokens, skip_special_tokens=True)
             for each in (each for each in shown if text_key(each) == text_key(row)):
-                costs = token_costs(PAIR, PROMPTS[0], tokens, output.statistics, batch.cell.made(), TEMPERATURE)
+                rule, sampling = batch.cell.made(), PLAIN.texts.sampling
+                costs = token_costs(PAIR, PROMPTS[0], tokens, output.statistics, rule, sampling)
                 assert [token["cost"] for token in each["tokens"]] == pytest.approx([token.cost for token in costs])
 
 

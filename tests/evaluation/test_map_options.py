@@ -39,6 +39,9 @@ def test_rules_are_names_of_all_variants_or_specs():
         (["--rejection=0"], "expected different rates above 0"),
         (["--temperature=0"], "temperature: expected a finite number >= 0.001"),
         (["--temperature=nan"], "temperature: expected a finite number >= 0.001"),
+        (["--top-p=0"], "top_p: expected a number above 0 and at most 1"),
+        (["--top-p=nan"], "top_p: expected a number above 0 and at most 1"),
+        (["--top-k=-1"], "top_k: expected a whole number >= 0"),
         (["--seed=-1"], "seed: expected a whole number"),
         (["--count=1000"], "count: expected 1 to 48"),
         (["--draft=x"], "positions: expected no --target, --draft"),
@@ -67,6 +70,26 @@ def test_the_embedded_pair_is_collected_once(tmp_path, monkeypatch):
     assert "new_tokens 8, not 9" in refused.output
     reused = run(f"--positions={tmp_path / 'positions.npz'}", "--rules=lenience", f"--out={tmp_path / 'other'}")
     assert reused.exit_code == 0, reused.output
+    assert "which follow texts the target wrote at temperature 1." in reused.stdout
+
+
+def test_positions_at_a_temperature_follow_texts_at_that_temperature(tmp_path):
+    arguments = ("--count=24", "--max-new-tokens=8", "--limit=3", "--rules=lenience", "--rejection=0.05")
+    cold = run(*arguments, "--temperature=0.5", "--top-p=0.9", f"--out={tmp_path / 'cold'}")
+    assert cold.exit_code == 0, cold.output
+    assert "which follow texts the target wrote at temperature 0.5, top-p 0.9." in cold.stdout
+    file = tmp_path / "cold" / "positions.npz"
+    # a file's own sampling is its laws', unless others are asked for: then both are said
+    reused = run(f"--positions={file}", *arguments[3:], f"--out={tmp_path / 'reused'}")
+    assert [row | {"settings": 0, "crc32": 0} for row in rows(tmp_path / "reused")] == [
+        row | {"settings": 0, "crc32": 0} for row in rows(tmp_path / "cold")
+    ]
+    warm = run(f"--positions={file}", *arguments[3:], "--temperature=1", f"--out={tmp_path / 'warm'}")
+    assert "wrote at temperature 0.5, top-p 0.9 but of laws at temperature 1, top-p 0.9." in warm.stdout
+    assert reused.exit_code == warm.exit_code == 0
+    refused = run(*arguments, f"--out={tmp_path / 'cold'}")
+    assert refused.exit_code == 2
+    assert "temperature 0.5, not 1.0" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import DRAFT, TARGET
+from tiny import DRAFT, TARGET, kept_at, law_after
 from typer.testing import CliRunner
 
+import decoding
 from decoding.cli import app
 from decoding.evaluation.positions import collect as collecting
 from decoding.evaluation.positions import file
 from decoding.evaluation.positions.file import Collection, collect_logits, read_logits, stored_logits
+from decoding.evaluation.rule_map.options import MapOptions
 from decoding.huggingface.pair import Pair
+from decoding.sampling.parameters import Sampling
 from solvers.errors import InputError
 
 PAIR = Pair(target=TARGET, draft=DRAFT, tokenizer=None, name="tiny")
@@ -47,15 +50,59 @@ def same(one, other):
     )
 
 
-def test_the_positions_are_those_of_compare(whole):
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_positions_are_those_that_knobs_are_set_on_in_batches_of_any_size(whole, batch_size):
     _, found = whole
-    laws = collecting.collect_positions(PAIR, PROMPTS, new_tokens=5, limit=23, seed=0)
+    laws = collecting.collect_positions(PAIR, PROMPTS, new_tokens=5, limit=23, seed=0, batch_size=batch_size)
     assert found.draft_logits.shape == found.target_logits.shape == (23, 5)
     assert found.draft_logits.dtype == np.float32
     for logits, law in ((found.draft_logits, laws.draft), (found.target_logits, laws.target)):
         assert torch.equal(torch.from_numpy(logits).softmax(-1), law)
     # texts of five tokens from three prompts in turn, the last one cut
     assert found.prompt.tolist() == laws.prompt.tolist() == [0] * 5 + [1] * 5 + [2] * 5 + [0] * 5 + [1] * 3
+
+
+def test_texts_are_drawn_as_the_laws_are(tmp_path):
+    sampling = Sampling(temperature=0.7, top_p=0.8, top_k=3)
+    found = collect(tmp_path / "positions.npz", replace(SETTINGS, sampling=sampling))
+    assert read_logits(tmp_path / "positions.npz").sampling == sampling
+    options = MapOptions.checked((0.1,), "mars", sampling, greedy_draft=False, seed=0)
+    positions, settings = options.positions("tiny", found)
+    assert settings.texts == str(settings.sampling) == "temperature 0.7, top-p 0.8, top-k 3"
+    assert positions.draft_logits is found.draft_logits
+    place = 0
+    for number in range(5):
+        prompt = PROMPTS[number % 3]
+        text = decoding.generate(
+            prompt,
+            target=TARGET,
+            draft=DRAFT,
+            generator=collecting.seed_for(0, 1, number),
+            max_new_tokens=5,
+            do_sample=True,
+            **vars(sampling),
+        ).sequences
+        for length in range(prompt.shape[1], text.shape[1])[: 23 - place]:
+            for model, law in ((DRAFT, positions.draft), (TARGET, positions.target)):
+                expected = law_after(model, text[:, :length], kept_at(sampling))[0]
+                assert law[place] == pytest.approx(expected.numpy(), abs=1e-6)
+            place += 1
+    assert place == 23
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampling"),
+    [
+        (None, None),
+        ({"seed": 0}, Sampling()),  # made when nothing else could be asked for
+        ({"seed": 0, "temperature": 0.7, "top_k": 3}, Sampling(temperature=0.7, top_k=3)),
+        ({"temperature": 0.7}, None),
+        ({"seed": 0, "temperature": "hot"}, None),
+        ({"seed": 0, "top_p": 7}, None),
+    ],
+)
+def test_a_file_tells_how_its_texts_were_drawn_or_does_not(whole, settings, sampling):
+    assert replace(whole[1], settings=settings).sampling == sampling
 
 
 def test_the_file_reads_back_and_leaves_nothing_beside_it(whole):
@@ -130,6 +177,8 @@ def test_a_merge_that_was_interrupted_is_cleared_away(whole, tmp_path, monkeypat
         {"new_tokens": 4},
         {"positions": 22},
         {"dtype": "bfloat16"},
+        {"sampling": Sampling(temperature=0.7)},
+        {"sampling": Sampling(top_p=0.9)},
         {"target": "one/model", "draft": "another/model"},
     ],
     ids=lambda change: next(iter(change)),
@@ -150,14 +199,8 @@ def test_other_settings_are_refused_whether_the_file_or_its_parts_are_there(whol
 
 
 def test_texts_that_end_early_are_as_short_as_they_are(tmp_path, monkeypatch):
-    original = collecting.generate_plainly
-
-    def shorter(*arguments, **more):
-        output = original(*arguments, **more)
-        output.sequences = output.sequences[:, :-2]
-        return output
-
-    monkeypatch.setattr(collecting, "generate_plainly", shorter)
+    original = collecting.written_tokens
+    monkeypatch.setattr(collecting, "written_tokens", lambda *arguments: original(*arguments)[:-2])
     found = collect(tmp_path / "positions.npz")
     assert np.bincount(found.prompt).tolist() == [9, 8, 6]
 

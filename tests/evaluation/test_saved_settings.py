@@ -20,6 +20,7 @@ from decoding.evaluation.study.texts import batches, write_texts
 from decoding.huggingface import generate_plainly, plainly
 from decoding.huggingface.pair import Pair
 from decoding.huggingface.saved_settings import SHAPING, WARPING
+from decoding.sampling.parameters import Sampling
 
 ACTING: dict[str, Any] = {
     "max_length": 3,
@@ -118,25 +119,22 @@ def test_every_setting_of_a_generation_config_is_tried():
     assert set(GenerationConfig().to_dict()) - KEPT - OTHERS <= set(ACTING)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 0.0])
-def test_measured_texts_are_those_of_a_model_without_a_saved_config(temperature):
-    sampling: dict[str, Any] = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    )
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.7), Sampling(top_p=0.8, top_k=4)], ids=str)
+def test_measured_texts_are_those_of_a_model_without_a_saved_config(sampling):
     prompts, generators = PROMPT.repeat(2, 1), [seed_for(1), seed_for(2)]
-    expected = decoding.generate(prompts, target=CLEAN, draft=DRAFT, generator=generators, max_new_tokens=6, **sampling)
-    expected = expected.sequences.tolist()
+    arguments = {"generator": generators, "max_new_tokens": 6, "do_sample": True} | vars(sampling)
+    expected = decoding.generate(prompts, target=CLEAN, draft=DRAFT, **arguments).sequences.tolist()
     for do_sample in (True, False):
         everything = loaded_with(TARGET, do_sample=do_sample, **ACTING)
-        assert written(everything, temperature=temperature) == expected
+        assert written(everything, sampling=sampling) == expected
     for name, value in ACTING.items():
-        assert written(loaded_with(TARGET, **{name: value}), temperature=temperature) == expected, name
+        assert written(loaded_with(TARGET, **{name: value}), sampling=sampling) == expected, name
 
 
 def test_end_tokens_stay_and_a_model_has_its_saved_config_back_whatever_happens():
     ending = loaded_with(TARGET, eos_token_id=[0, 1, 2, 4], temperature=0.1)
     saved = ending.generation_config
-    assert len(written(ending, temperature=0.0)[0]) < PROMPT.shape[1] + 6
+    assert len(written(ending)[0]) < PROMPT.shape[1] + 6
     with pytest.raises(KeyError), plainly(ending, max_new_tokens=1):
         raise KeyError
     assert ending.generation_config is saved
@@ -229,6 +227,6 @@ def test_settings_that_came_from_the_model_are_shown_in_the_output():
         PROMPT, target=cool, draft=DRAFT, max_new_tokens=4, temperature=0.9, generation_config=GenerationConfig()
     )
     assert own.saved_settings == {"do_sample": True, "repetition_penalty": 1.2}
-    plain = generate_plainly(PROMPT, target=cool, draft=DRAFT, max_new_tokens=4, temperature=0.6)
+    plain = generate_plainly(PROMPT, target=cool, draft=DRAFT, max_new_tokens=4, sampling=Sampling(temperature=0.6))
     assert plain.saved_settings == {}
     assert "From" not in str(plain)

@@ -16,13 +16,13 @@ import tradeoff
 from decoding import embedded
 from decoding.cli import app
 from decoding.cli import evaluate as command
-from decoding.evaluation.positions.collect import encode_prompts, seed_for
+from decoding.evaluation.positions.collect import encode_prompts, padded, seed_for
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import CONFIGS, read_configuration
 from decoding.evaluation.study.findings import examples
 from decoding.evaluation.study.results import TokenCost
-from decoding.evaluation.study.texts import Batch, batches, padded, write_texts
+from decoding.evaluation.study.texts import Batch, batches, write_texts
 from solvers.errors import InputError
 from tradeoff.rules.registry import as_rule, family_from
 

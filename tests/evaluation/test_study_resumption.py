@@ -11,7 +11,8 @@ from study_files import ALONE, SMALL, TEXTS, contents, evaluate, finished, rows,
 
 from decoding.evaluation.files.kept import read_rows, row_lines
 from decoding.evaluation.judges import Judgement
-from decoding.evaluation.study import calibration_texts, judging
+from decoding.evaluation.positions import collect
+from decoding.evaluation.study import judging
 from decoding.evaluation.study.configuration import read_configuration
 from decoding.evaluation.study.run import Study
 
@@ -60,7 +61,7 @@ def test_calibration_texts_that_are_there_are_not_written_again(whole, tmp_path,
     out = tmp_path / "out"
     shutil.copytree(complete, out)
     (out / "calibration.json").unlink()
-    monkeypatch.setattr(calibration_texts, "_written", lambda *_: pytest.fail("a text was written again"))
+    monkeypatch.setattr(collect, "generate_plainly", lambda *_, **__: pytest.fail("a text was written again"))
     result = evaluate(configuration, f"--out={out}")
     assert result.exit_code == 0, result.output
     assert contents(out) == contents(complete)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tiny import DRAFT, PROMPT, TARGET, law_after
+from tiny import DRAFT, PROMPT, TARGET, kept_at, law_after
 
 import decoding
 from decoding.evaluation.study.token_costs import pieces, token_costs
 from decoding.huggingface.pair import Pair
+from decoding.sampling.parameters import PLAIN, Sampling
 from tradeoff import evaluate
 from tradeoff.rules import CommonPrice, DecodingOPT, DecodingUNO, SpeculativeSampling
 
@@ -23,7 +24,7 @@ class Letters:
 PAIR = Pair(target=TARGET, draft=DRAFT, tokenizer=Letters(), name="tiny")
 
 
-def generated(rule, temperature, tokens=12, seed=0):
+def generated(rule, sampling=PLAIN, tokens=12, seed=0):
     output = decoding.generate(
         PROMPT,
         target=TARGET,
@@ -32,32 +33,32 @@ def generated(rule, temperature, tokens=12, seed=0):
         generator=torch.Generator().manual_seed(seed),
         max_new_tokens=tokens,
         do_sample=True,
-        temperature=temperature,
-        top_k=0,
+        **vars(sampling),
     )
     written = output.sequences[0, PROMPT.shape[1] :].tolist()
-    return written, output.statistics, token_costs(PAIR, PROMPT, written, output.statistics, rule, temperature)
+    return written, output.statistics, token_costs(PAIR, PROMPT, written, output.statistics, rule, sampling)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize(
+    "sampling", [PLAIN, Sampling(temperature=0.6), Sampling(temperature=1.4, top_p=0.8, top_k=4)], ids=str
+)
 @pytest.mark.parametrize(
     "rule",
     [DecodingOPT(epsilon=0.2), DecodingUNO(epsilon=0.2, residual="draft"), CommonPrice(price=0.5)],
     ids=["OPT", "UNO", "price"],
 )
-def test_costs_are_the_log_ratios_of_laws_computed_one_position_at_a_time(rule, temperature):
-    tokens, statistics, costs = generated(rule, temperature)
+def test_costs_are_the_log_ratios_of_laws_computed_one_position_at_a_time(rule, sampling):
+    tokens, statistics, costs = generated(rule, sampling)
     text = torch.cat([PROMPT, torch.tensor([tokens])], dim=1)
     for place, (token, cost) in enumerate(zip(tokens, costs, strict=True)):
         before = text[:, : PROMPT.shape[1] + place]
-        draft, target = (
-            law_after(model, before, lambda _, logits: logits / temperature)[0].numpy() for model in (DRAFT, TARGET)
-        )
+        draft, target = (law_after(model, before, kept_at(sampling))[0].numpy() for model in (DRAFT, TARGET))
         outcome = evaluate(rule, draft, target)
         if cost.fate == "bonus":
             assert (cost.cost, cost.divergence) == pytest.approx((0.0, 0.0), abs=1e-6)
             continue
-        assert cost.cost == pytest.approx(np.log(outcome.output_law[token] / target[token]), abs=1e-5)
+        with np.errstate(divide="ignore"):
+            assert cost.cost == pytest.approx(np.log(outcome.output_law[token] / target[token]), abs=1e-5)
         assert cost.divergence == pytest.approx(float(outcome.kl), abs=1e-5)
     assert [cost.text for cost in costs] == ["abcdefgh"[token] for token in tokens]
     # what the loop itself charged on the way
@@ -66,7 +67,7 @@ def test_costs_are_the_log_ratios_of_laws_computed_one_position_at_a_time(rule, 
 
 
 def test_fates_are_the_loop_s_own():
-    _, statistics, costs = generated(DecodingOPT(epsilon=0.02), 1.0, tokens=30)
+    _, statistics, costs = generated(DecodingOPT(epsilon=0.02), tokens=30)
     fates = [cost.fate for cost in costs]
     assert fates.count("replaced") == statistics.rejected > 0
     assert fates.count("bonus") == statistics.bonus > 0
@@ -76,7 +77,7 @@ def test_fates_are_the_loop_s_own():
 
 def test_a_replaced_token_stands_beside_the_one_that_was_rejected_with_the_cost_that_it_would_have_had():
     rule = DecodingOPT(epsilon=0.02)
-    tokens, statistics, costs = generated(rule, 1.0, tokens=30)
+    tokens, statistics, costs = generated(rule, tokens=30)
     text = torch.cat([PROMPT, torch.tensor([tokens])], dim=1)
     drafted = dict(zip(statistics.position, statistics.drafted_token, strict=True))
     for place, cost in enumerate(costs):
@@ -94,13 +95,13 @@ def test_a_replaced_token_stands_beside_the_one_that_was_rejected_with_the_cost_
 
 
 def test_lossless_tokens_cost_nothing():
-    _, _, costs = generated(SpeculativeSampling(), 1.0)
+    _, _, costs = generated(SpeculativeSampling())
     assert max(abs(cost.cost) for cost in costs) < 1e-6
 
 
 def test_a_text_without_tokens_has_no_costs():
-    _, statistics, _ = generated(SpeculativeSampling(), 1.0)
-    assert token_costs(PAIR, PROMPT, [], statistics, SpeculativeSampling(), 1.0) == []
+    _, statistics, _ = generated(SpeculativeSampling())
+    assert token_costs(PAIR, PROMPT, [], statistics, SpeculativeSampling(), PLAIN) == []
 
 
 def test_pieces_join_to_the_text_and_wait_for_the_last_part_of_a_character():

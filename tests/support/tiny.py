@@ -70,6 +70,26 @@ class FavourEven(LogitsProcessor):
         return scores + 0.7 * odd * (torch.arange(scores.shape[-1]) % 2 == 0)
 
 
+def kept_at(sampling: Any) -> Any:
+    """Processors `(tokens, logits) -> logits` that sample so: by definition, one row and token at a time."""
+
+    def processed(_: Any, logits: torch.Tensor) -> torch.Tensor:
+        scores = logits.double() / sampling.temperature
+        for row in scores:
+            order = row.argsort(descending=True).tolist()
+            order = order[: sampling.top_k or len(order)]
+            among = {token: float(row[token].exp()) for token in order}
+            mass, kept = 0.0, []
+            for token in order:
+                if mass < sampling.top_p * sum(among.values()) or sampling.top_p == 1:
+                    kept.append(token)
+                mass += among[token]
+            row[[token for token in range(len(row)) if token not in kept]] = -torch.inf
+        return scores
+
+    return processed
+
+
 @torch.no_grad()
 def law_after(model: Any, tokens: torch.Tensor, processors: Any = None) -> torch.Tensor:
     """Next-token law `[1, vocab]` after `[1, length]`, by one uncached forward pass."""

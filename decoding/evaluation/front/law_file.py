@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from decoding.sampling.parameters import check_temperature
 from solvers.errors import InputError
 
 LAWS = ("draft", "target")
 LOGITS = ("draft_logits", "target_logits")
-
-LEAST_TEMPERATURE = 1e-3
-"""Below, what rounding leaves of a difference of logits decides which token is certain; in float32 a law is NaN."""
 
 
 def read_laws(path: Path, temperature: float | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -146,18 +144,6 @@ def _softmax(logits: np.ndarray, name: str, temperature: float) -> np.ndarray:
     with np.errstate(over="ignore"):
         masses = np.exp((logits - highest) / temperature)
     return masses / masses.sum(axis=-1, keepdims=True)
-
-
-def check_temperature(temperature: float) -> None:
-    """Check a softmax's temperature.
-
-    Raises
-    ------
-    InputError
-        It is not finite, or below `LEAST_TEMPERATURE`.
-    """
-    if not (temperature >= LEAST_TEMPERATURE and math.isfinite(temperature)):
-        raise InputError(f"temperature: expected a finite number >= {LEAST_TEMPERATURE}; got {temperature}")
 
 
 def checked_logits(logits: np.ndarray, name: str) -> np.ndarray:

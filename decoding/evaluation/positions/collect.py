@@ -7,8 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.huggingface import check_context, context_length, generate_plainly, vocabulary_size
+from decoding.huggingface import (
+    SpeculativeOutput,
+    check_context,
+    context_length,
+    generate_plainly,
+    measured_law,
+    vocabulary_size,
+)
 from decoding.huggingface.pair import Pair
+from decoding.sampling.parameters import PLAIN, Sampling
 from decoding.sampling.warping import as_known_to, over_vocabulary
 from solvers.errors import InputError
 from tradeoff.outcome.positions import Positions
@@ -91,6 +99,18 @@ class Text(NamedTuple):
     target_logits: Tensor
 
 
+Write = Callable[[range], list[list[int]]]
+"""From the numbers of some texts to their tokens."""
+
+Kept = Callable[[range, Write], list[list[int]]]
+"""The same, of texts that may be there; those that are not can be written."""
+
+
+def written_afresh(numbers: range, write: Write) -> list[list[int]]:
+    """Keep no text: all are written."""
+    return write(numbers)
+
+
 @torch.no_grad()
 def sampled_texts(
     pair: Pair,
@@ -99,9 +119,13 @@ def sampled_texts(
     new_tokens: int,
     limit: int,
     seed: int,
+    sampling: Sampling = PLAIN,
+    draft_length: int = 4,
+    batch_size: int = 1,
     finished: Sequence[int] = (),
+    kept: Kept = written_afresh,
 ) -> Iterator[Text]:
-    """Sample the target (losslessly, temperature 1) from each prompt in turn; one text in memory at a time.
+    """Sample the target losslessly from each prompt in turn; logits of one text in memory at a time.
 
     Parameters
     ----------
@@ -113,28 +137,60 @@ def sampled_texts(
         Positions in all; prompts are revisited with fresh texts until it is reached.
     seed
         Decides the texts, each by its number alone.
+    sampling
+        Temperature, top-p and top-k of the texts.
+    draft_length, batch_size
+        Tokens drafted per round, and texts written at once.
     finished
         Positions of the texts that are there already, to go on behind them.
+    kept
+        Gives the tokens of these texts: those it has kept, or what it is given writes.
     """
-    count, visit = sum(finished), len(finished)
-    while count < limit:
-        owner = visit % len(prompts)
+
+    def write(numbers: range) -> list[list[int]]:
+        input_ids, mask = padded([prompts[number % len(prompts)] for number in numbers])
         output = generate_plainly(
-            prompts[owner],
+            input_ids,
             target=pair.target,
             draft=pair.draft,
-            attention_mask=torch.ones_like(prompts[owner]),
-            generator=seed_for(seed, 1, visit),
+            attention_mask=mask,
+            draft_length=draft_length,
+            generator=[seed_for(seed, 1, number) for number in numbers],
             account="counts",
             max_new_tokens=new_tokens,
+            sampling=sampling,
         )
         if output.interrupted:
             raise KeyboardInterrupt
-        start = prompts[owner].shape[1]
-        fresh = min(output.sequences.shape[1] - start, limit - count)
-        draft_logits, target_logits = raw_logits(pair, output.sequences, start)
-        yield Text(owner, draft_logits[:fresh], target_logits[:fresh])
-        count, visit = count + fresh, visit + 1
+        return [written_tokens(output, place) for place in range(len(numbers))]
+
+    left, start = limit - sum(finished), len(finished)
+    while left > 0:
+        numbers = range(start, start + batch_size)
+        for number, tokens in zip(numbers, kept(numbers, write), strict=True):
+            if left > 0:
+                prompt = prompts[number % len(prompts)]
+                text = torch.cat([prompt, prompt.new_tensor([tokens[:left]])], dim=1)
+                yield Text(number % len(prompts), *raw_logits(pair, text, prompt.shape[1]))
+                left -= len(tokens)
+        start += batch_size
+
+
+def padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Prompts, `[1, length]` each, padded on the left, `[batch, longest]`, and their mask."""
+    longest = max(prompt.shape[1] for prompt in prompts)
+    input_ids = prompts[0].new_zeros((len(prompts), longest))
+    mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - prompt.shape[1] :] = prompt[0]
+        mask[row, longest - prompt.shape[1] :] = 1
+    return input_ids, mask
+
+
+def written_tokens(output: SpeculativeOutput, place: int) -> list[int]:
+    """Tokens of one text of a batch, without prompt and padding."""
+    start = output.sequences.shape[1] - max(text.generated for text in output.texts)
+    return output.sequences[place, start : start + output.texts[place].generated].tolist()
 
 
 @torch.no_grad()
@@ -156,14 +212,40 @@ def collect_positions(
     new_tokens: int,
     limit: int,
     seed: int,
-    progress: Callable[[], object] = lambda: None,
+    sampling: Sampling = PLAIN,
+    draft_length: int = 4,
+    batch_size: int = 1,
+    kept: Kept = written_afresh,
+    progress: Callable[[int], object] = lambda positions: None,
 ) -> Positions:
-    """Keep both laws at every new token of `sampled_texts`; `progress` is called once per position."""
-    drafts, targets, owners = [], [], []
-    for text in sampled_texts(pair, prompts, new_tokens=new_tokens, limit=limit, seed=seed):
-        drafts.append(text.draft_logits.softmax(-1).cpu())
-        targets.append(text.target_logits.softmax(-1).cpu())
+    """Keep both laws at every new token of `sampled_texts`.
+
+    Parameters
+    ----------
+    pair, prompts, new_tokens, limit, seed, draft_length, batch_size, kept
+        As in `sampled_texts`.
+    sampling
+        Of the texts, and how logits become laws.
+    progress
+        Called with the number of positions of every text.
+    """
+    texts = sampled_texts(
+        pair,
+        prompts,
+        new_tokens=new_tokens,
+        limit=limit,
+        seed=seed,
+        sampling=sampling,
+        draft_length=draft_length,
+        batch_size=batch_size,
+        kept=kept,
+    )
+    laws: list[list[Tensor]] = [[], []]
+    owners: list[int] = []
+    for text in texts:
+        for each, logits in zip(laws, text[1:], strict=True):
+            each.append(measured_law(logits, sampling).cpu())
         owners += [text.prompt] * len(text.draft_logits)
-        for _ in range(len(text.draft_logits)):
-            progress()
-    return Positions(draft=torch.cat(drafts), target=torch.cat(targets), prompt=np.array(owners), prompts=len(prompts))
+        progress(len(text.draft_logits))
+    draft, target = (torch.cat(each) for each in laws)
+    return Positions(draft=draft, target=target, prompt=np.array(owners), prompts=len(prompts))

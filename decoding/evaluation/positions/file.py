@@ -13,12 +13,17 @@ import numpy as np
 from decoding.evaluation.files.kept import make_folder, read_json, replace_file
 from decoding.evaluation.files.plain_text import parse_json
 from decoding.evaluation.front.law_file import LOGITS, checked_logits, read_arrays
+from decoding.sampling.parameters import PLAIN, Sampling
 from solvers.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from decoding.huggingface.pair import Pair
+
+
+_PLAIN: dict[str, Any] = asdict(PLAIN)
+"""What a file of positions means that was made before these were told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class Collection:
         Tokens per text.
     seed
         Decides the texts.
+    sampling
+        Temperature, top-p and top-k of the texts; the logits in the file are raw.
     dtype, device
         What the models compute in, and where.
     """
@@ -52,6 +59,7 @@ class Collection:
     seed: int
     dtype: str
     device: str
+    sampling: Sampling = PLAIN
 
     def __post_init__(self) -> None:
         for name, option in (("positions", "count"), ("new_tokens", "max_new_tokens")):
@@ -61,7 +69,8 @@ class Collection:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the file."""
         text = json.dumps(self.prompts).encode()
-        return asdict(self) | {"prompts": len(self.prompts), "prompts_sha256": hashlib.sha256(text).hexdigest()[:16]}
+        told = asdict(self) | {"prompts": len(self.prompts), "prompts_sha256": hashlib.sha256(text).hexdigest()[:16]}
+        return told | told.pop("sampling")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +104,19 @@ class StoredLogits:
             state.update(str((array.shape, array.dtype.str)).encode())
             state.update(np.ascontiguousarray(array).data)
         return state.hexdigest()[:16]
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How the texts were drawn; None if the file does not tell."""
+        if self.settings is None or "seed" not in self.settings:
+            return None
+        told = _PLAIN | {name: self.settings[name] for name in _PLAIN.keys() & self.settings.keys()}
+        if any(isinstance(each, bool) or not isinstance(each, int | float) for each in told.values()):
+            return None
+        try:
+            return Sampling(**told)
+        except InputError:
+            return None
 
     def first(self, count: int) -> "StoredLogits":
         """Keep the first so many positions.
@@ -201,6 +223,7 @@ def collect_logits(
         new_tokens=collection.new_tokens,
         limit=collection.positions,
         seed=collection.seed,
+        sampling=collection.sampling,
         finished=sizes,
     )
     for number, text in enumerate(texts, start=len(sizes)):
@@ -279,7 +302,10 @@ def _settings(array: np.ndarray | None) -> dict[str, Any] | None:
 
 def _check_settings(path: Path, found: dict[str, Any] | None, collection: Collection) -> None:
     wanted = collection.to_dict()
-    if found is None or found == wanted:
+    if found is None:
+        return
+    found = _PLAIN | found
+    if found == wanted:
         return
     other = [name for name in wanted if found.get(name) != wanted[name]]
     shown = ", ".join(f"{name} {found.get(name)!r}, not {wanted[name]!r}" for name in other[:3])

@@ -1,12 +1,14 @@
 """What a map is asked for: rules, rejections, how logits become laws; and the folder its rows go to."""
 
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from decoding.evaluation.files.kept import Row, append_rows, check_settings, read_keyed
-from decoding.evaluation.front.law_file import check_temperature
 from decoding.evaluation.positions.file import StoredLogits
+from decoding.sampling.parameters import Sampling
 from solvers.arrays import ROUNDING
 from solvers.errors import InputError
 from tradeoff.outcome.positions import Positions
@@ -27,8 +29,10 @@ class MapSettings:
         Hash of the logits.
     positions, prompts
         How many there are.
-    temperature, greedy_draft
+    temperature, top_p, top_k, greedy_draft
         How the logits become laws.
+    texts
+        How the target drew the texts that the positions follow, in words; None if that is not known.
     seed
         Of the bootstrap over prompts.
     """
@@ -38,8 +42,16 @@ class MapSettings:
     positions: int
     prompts: int
     temperature: float
+    top_p: float
+    top_k: int
     greedy_draft: bool
+    texts: str | None
     seed: int
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the logits become laws."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +64,7 @@ class MapOptions:
         Mean rejections at which rules are ranked.
     curves
         The rules.
-    temperature, greedy_draft
+    sampling, greedy_draft
         How the logits become laws.
     seed
         Of the bootstrap.
@@ -60,28 +72,27 @@ class MapOptions:
 
     rates: tuple[float, ...]
     curves: tuple["Curve", ...]
-    temperature: float
+    sampling: Sampling
     greedy_draft: bool
     seed: int
 
     @classmethod
     def checked(
-        cls, rates: tuple[float, ...], rules: str | None, temperature: float, *, greedy_draft: bool, seed: int
+        cls, rates: tuple[float, ...], rules: str | None, sampling: Sampling, *, greedy_draft: bool, seed: int
     ) -> "MapOptions":
         """Check what the command line says, before any model is loaded.
 
         Raises
         ------
         InputError
-            Rates that are none, a temperature that is none, rules that cannot be on the map.
+            Rates that are none, rules that cannot be on the map.
         """
         if not rates or len(set(rates)) < len(rates) or not all(0 < rate < 1 for rate in rates):
             raise InputError(f"rejection: expected different rates above 0 and below 1, such as 0.2,0.1; got {rates}")
-        check_temperature(temperature)
         if seed < 0:
             raise InputError(f"seed: expected a whole number >= 0; got {seed}")
         curves = tuple(all_curves() if rules is None else curves_named(rules))
-        return cls(rates=rates, curves=curves, temperature=temperature, greedy_draft=greedy_draft, seed=seed)
+        return cls(rates=rates, curves=curves, sampling=sampling, greedy_draft=greedy_draft, seed=seed)
 
     def positions(self, source: str, logits: StoredLogits) -> tuple[Positions, MapSettings]:
         """Make laws of logits, and the settings to which rows about them belong.
@@ -91,13 +102,14 @@ class MapOptions:
         InputError
             Laws that are alike everywhere: then nothing is rejected, and there is nothing to rank.
         """
+        raw = logits.draft_logits, logits.target_logits
         positions = Positions.from_logits(
-            logits.draft_logits,
-            logits.target_logits,
-            temperature=self.temperature,
+            *(_kept(each, self.sampling) for each in raw),
+            temperature=self.sampling.temperature,
             greedy_draft=self.greedy_draft,
             prompt=logits.prompt,
         )
+        positions = replace(positions, draft_logits=raw[0], target_logits=raw[1])  # what rules of logits look at
         if float(positions.total_variation.mean()) <= ROUNDING:
             raise InputError(
                 f"{source}: expected a draft that differs from its target; got equal laws at all {len(positions)} "
@@ -108,11 +120,22 @@ class MapOptions:
             digest=logits.digest,
             positions=len(positions),
             prompts=positions.prompts,
-            temperature=self.temperature,
+            **asdict(self.sampling),
             greedy_draft=self.greedy_draft,
+            texts=None if logits.sampling is None else str(logits.sampling),
             seed=self.seed,
         )
         return positions, settings
+
+
+def _kept(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    if sampling.top_p == 1 and sampling.top_k == 0:
+        return logits
+    import torch
+
+    from decoding.huggingface import kept_tokens  # transformers loads on use
+
+    return kept_tokens(torch.from_numpy(logits), sampling).numpy()
 
 
 class MapFolder:

@@ -111,13 +111,22 @@ def print_rankings(rankings: Sequence[Ranking], settings: MapSettings, smallest:
         print_sheet(_sheet(ranking, settings), screen)
     say(
         screen,
-        "Exact means over the positions, which follow texts the target wrote at temperature 1. KL / least: over the "
-        "common-price front at the rejection that was reached; [ ]: 95 % bootstrap interval over prompts; ±: standard "
+        f"Exact means over the positions, {_followed(settings)}. KL / least: over the common-price "
+        "front at the rejection that was reached; [ ]: 95 % bootstrap interval over prompts; ±: standard "
         "error, clustered by prompt. ~: the rule moves in steps, and this is the nearest.",
         f"No rule is below the front: the smallest excess over its tangents, any divergence, is {smallest:.0e}."
         if smallest >= -1e-9
         else f"BELOW THE FRONT by {-smallest:.1e}: this is a bug; please report it with the rows.",
     )
+
+
+def _followed(settings: MapSettings) -> str:
+    """How the texts were drawn, and the laws there if they are others."""
+    laws = str(settings.sampling)
+    if settings.texts is None:
+        return f"of laws at {laws}"
+    others = "" if settings.texts == laws else f" but of laws at {laws}"
+    return f"which follow texts the target wrote at {settings.texts}{others}"
 
 
 def _sheet(ranking: Ranking, settings: MapSettings) -> Sheet:
@@ -182,7 +191,7 @@ def figure(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, pat
         names.append("a rule's published default")
     drawn.legend(handles, names, frameon=False, fontsize=9, loc="outside lower center", ncols=5)
     greedy = ", greedy draft" if settings.greedy_draft else ""
-    title = f"{settings.source}: {settings.positions} positions, temperature {settings.temperature:g}{greedy}"
+    title = f"{settings.source}: {settings.positions} positions, {settings.sampling}{greedy}"
     drawn.suptitle(literal(title, LONGEST), fontsize=11)
     write_png(drawn, path)
     plt.close(drawn)

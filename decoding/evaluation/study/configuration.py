@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from decoding.evaluation.front.law_file import LEAST_TEMPERATURE
 from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
 from decoding.evaluation.study.limits import Amount, check_pair
 from decoding.evaluation.study.strict_yaml import (
@@ -26,6 +25,7 @@ from decoding.evaluation.study.strict_yaml import (
     wrong,
 )
 from decoding.evaluation.study.win_rates import from_counts
+from decoding.sampling.parameters import LEAST_TEMPERATURE, Sampling
 from tradeoff.rules.info import Family
 from tradeoff.rules.registry import family_from, from_spec
 
@@ -86,8 +86,8 @@ class TextSettings:
         Texts per prompt and rule; of an odd number no prompt ends in a tie.
     max_new_tokens
         Tokens per text.
-    temperature
-        Of both models' softmax; at least `LEAST_TEMPERATURE`.
+    temperature, top_p, top_k
+        As in `Sampling`: of both models, in these texts and in those that knobs are set on.
     draft_length
         Tokens drafted per round.
     batch_size
@@ -97,8 +97,15 @@ class TextSettings:
     samples: Amount = 3
     max_new_tokens: Amount = 40
     temperature: Annotated[float, Range(least=LEAST_TEMPERATURE)] = 1.0
+    top_p: Annotated[float, Range(above=0, most=1)] = 1.0
+    top_k: Natural = 0
     draft_length: Amount = 4
     batch_size: Amount = 16
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True)

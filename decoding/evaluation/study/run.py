@@ -180,7 +180,16 @@ class Study:
             pair, prompts = self._loaded
             steps = self.configuration.calibration.positions + calibration_steps(self.configuration)
             with self._track("calibrating", steps, 0) as advance:
-                positions = calibration_positions(pair, prompts, self.configuration, table, self._provenance, advance)
+                positions = calibration_positions(
+                    pair,
+                    prompts,
+                    self.configuration.texts,
+                    table,
+                    self._provenance,
+                    positions=self.configuration.calibration.positions,
+                    seed=self.configuration.seed,
+                    progress=advance,
+                )
                 write_cells(calibrated_cells(positions, self.configuration, advance), path)
         self._processes.wait()
         if not path.exists():

@@ -6,16 +6,15 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from decoding.evaluation.files.kept import Row
-from decoding.evaluation.positions.collect import seed_for
+from decoding.evaluation.positions.collect import padded, seed_for, written_tokens
 from decoding.evaluation.study.cells import Cell
 from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.results import TokenCost
 from decoding.evaluation.study.token_costs import token_costs
-from decoding.huggingface import SpeculativeOutput, generate_plainly
+from decoding.huggingface import generate_plainly
 from decoding.huggingface.pair import Pair
 from solvers.errors import InputError
 
@@ -112,7 +111,7 @@ def write_texts(
             draft_length=configuration.texts.draft_length,
             generator=[seed_for(configuration.seed, 4, streams, *text) for text in batch.texts],
             max_new_tokens=configuration.texts.max_new_tokens,
-            temperature=configuration.texts.temperature,
+            sampling=configuration.texts.sampling,
         )
         if output.interrupted:
             raise KeyboardInterrupt
@@ -131,20 +130,9 @@ def write_texts(
                 | provenance
             )
             if (batch.cell.label, prompt, sample) in shown_keys:
-                costs = token_costs(pair, prompts[prompt], tokens, statistics, rule, configuration.texts.temperature)
+                costs = token_costs(pair, prompts[prompt], tokens, statistics, rule, configuration.texts.sampling)
                 shown.append(where | {"tokens": [_row(each) for each in costs]})
         yield rows, shown
-
-
-def padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Prompts, `[1, length]` each, padded on the left, `[batch, longest]`, and their mask."""
-    longest = max(prompt.shape[1] for prompt in prompts)
-    input_ids = prompts[0].new_zeros((len(prompts), longest))
-    mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, longest - prompt.shape[1] :] = prompt[0]
-        mask[row, longest - prompt.shape[1] :] = 1
-    return input_ids, mask
 
 
 def finite(value: float) -> float | None:
@@ -154,9 +142,3 @@ def finite(value: float) -> float | None:
 
 def _row(token: TokenCost) -> Row:
     return {name: finite(value) if isinstance(value, float) else value for name, value in vars(token).items()}
-
-
-def written_tokens(output: SpeculativeOutput, place: int) -> list[int]:
-    """Tokens of one text of a batch, without prompt and padding."""
-    start = output.sequences.shape[1] - max(text.generated for text in output.texts)
-    return output.sequences[place, start : start + output.texts[place].generated].tolist()

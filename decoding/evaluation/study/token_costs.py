@@ -8,16 +8,17 @@ from torch import Tensor
 
 from decoding.evaluation.positions.collect import raw_logits
 from decoding.evaluation.study.results import TokenCost
+from decoding.huggingface import measured_law
 from decoding.huggingface.pair import Pair
 from decoding.loop.statistics import Statistics
-from decoding.sampling.draw import law
+from decoding.sampling.parameters import Sampling
 from solvers.divergences import divergence_named
 from tradeoff.outcome.token import apply_rule
 from tradeoff.rule import Rule
 
 
 def token_costs(
-    pair: Pair, prompt: Tensor, tokens: Sequence[int], statistics: Statistics, rule: Rule, temperature: float
+    pair: Pair, prompt: Tensor, tokens: Sequence[int], statistics: Statistics, rule: Rule, sampling: Sampling
 ) -> list[TokenCost]:
     """Charge every token log(output law / target) at its position, nats.
 
@@ -32,13 +33,13 @@ def token_costs(
         `[1, length]`.
     tokens, statistics
         The generated text and its account, which says what was drafted, accepted, replaced, or a bonus.
-    rule, temperature
+    rule, sampling
         It was written with.
     """
     if not tokens:
         return []
     text = torch.cat([prompt, prompt.new_tensor([list(tokens)])], dim=1)
-    laws = [law(each.cpu(), temperature, torch.float64) for each in raw_logits(pair, text, prompt.shape[1])]
+    laws = [measured_law(each.cpu(), sampling, torch.float64) for each in raw_logits(pair, text, prompt.shape[1])]
     outcome = apply_rule(rule, *laws)
     fates = ["bonus"] * len(tokens)
     for position, accepted in zip(statistics.position, statistics.accepted, strict=True):
@@ -46,7 +47,7 @@ def token_costs(
     bonus = torch.tensor([fate == "bonus" for fate in fates])
     written = torch.where(bonus[:, None], torch.as_tensor(outcome.bonus_law), torch.as_tensor(outcome.output_law))
     target = torch.as_tensor(outcome.target)
-    ratio = written.log() - target.log()
+    ratio = torch.where(written == target, 0.0, written.log() - target.log())  # also where neither has mass
     drafted = torch.tensor(list(tokens))
     drafted[torch.as_tensor(statistics.position)] = torch.as_tensor(statistics.drafted_token)
     cost, rejected = (ratio.gather(1, each[:, None])[:, 0] for each in (torch.tensor(list(tokens)), drafted))
