@@ -9,13 +9,14 @@ import yaml
 from decoding.evaluation.judges import ChatJudge, RewardModel
 from decoding.evaluation.study.configuration import CONFIGS, Configuration, read_configuration
 from decoding.evaluation.study.judge_settings import AccountSettings, ChatSettings, RewardModelSettings
+from decoding.sampling.parameters import Sampling
 from solvers.errors import InputError
 
 FULL = """
 pair: {target: a/big, draft: a/small, dtype: bfloat16, device: cuda}
 prompts: {source: b/data, column: text, name: c, split: eval, revision: main, limit: 7, template: "Q: {prompt} {x}",
   chat: true}
-texts: {samples: 5, max_new_tokens: 11, temperature: 1, draft_length: 3, batch_size: 2}
+texts: {samples: 5, max_new_tokens: 11, temperature: 1, top_p: 0.9, top_k: 4, draft_length: 3, batch_size: 2}
 rules: [decoding_opt, decoding_uno, "decoding_uno:residual=draft", speculative_sampling, "lenience:factor=0.5"]
 at: {epsilon: [1e-3, 0.5]}
 against: decoding_uno
@@ -59,8 +60,9 @@ def test_every_setting_arrives(read):
     found = read(FULL)
     assert vars(found.pair) == {"target": "a/big", "draft": "a/small", "dtype": "bfloat16", "device": "cuda"}
     assert list(vars(found.prompts).values()) == ["b/data", "text", "c", "eval", "main", 7, "Q: {prompt} {x}", True]
-    assert list(vars(found.texts).values()) == [5, 11, 1.0, 3, 2]
+    assert list(vars(found.texts).values()) == [5, 11, 1.0, 0.9, 4, 3, 2]
     assert isinstance(found.texts.temperature, float)
+    assert found.texts.sampling == Sampling(temperature=1.0, top_p=0.9, top_k=4)
     assert found.at == ("epsilon", (0.001, 0.5))  # 1e-3 is text in YAML 1.1
     assert (found.against, found.examples, found.seed) == ("decoding_uno", 0, 9)
     assert found.judges[1] == RewardModelSettings(
@@ -144,7 +146,7 @@ def test_a_whole_numbered_knob_stays_whole(read):
 SETTINGS = [
     ("sead: 1", r"sead: expected a known key; got 'sead'; did you mean 'seed'\?"),
     ("texts: {sampels: 1}", r"texts\.sampels: expected a known key; got 'sampels'; did you mean 'samples'\?"),
-    ("texts: {xyz: 1}", r"texts\.xyz: .*; there are samples, max_new_tokens, temperature, draft_length, batch_size"),
+    ("texts: {xyz: 1}", r"texts\.xyz: .*; there are samples, max_new_tokens, temperature, top_p, top_k, .*"),
     ("on: 1", "True: expected a known key; got True"),
     ("texts: 3", "texts: expected keys with values; got 3; its keys are samples"),
     ("- 1", r"configuration: expected keys with values; got \[1\]"),
