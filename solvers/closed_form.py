@@ -49,7 +49,7 @@ def lenient_acceptance(draft: Array, target: Array, ceiling: Array) -> Array:
     p, q = draft, target
     xp = array_namespace(p, q)
     accepted = safe_divide(xp.minimum(ceiling_mass(q, ceiling), p), p, 1.0)
-    # C = p / q, times q, may fall short of p: a rejection that is only rounding would make an infinite divergence finite
+    # C = p / q, times q, may fall short of p: a rejection by rounding would make an infinite divergence finite
     whole = accepted > 1.0 - 4.0 * xp.finfo(accepted.dtype).eps
     return xp.where(q > 0, xp.where(whole, xp.ones_like(accepted), accepted), xp.zeros_like(p))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.drafting import Drafter, ModelDrafter, SeveralDrafts
+from decoding.drafting import Drafter, ModelDrafter, MultiDraft
 from decoding.huggingface.door import (
     check_arguments,
     check_choices,
@@ -263,7 +263,7 @@ class _Models:
         target = CachedModel(
             model,
             "target",
-            batch=len(texts.length) * (drafter.drafts if isinstance(drafter, SeveralDrafts) else 1),
+            batch=len(texts.length) * (drafter.drafts if isinstance(drafter, MultiDraft) else 1),
             capacity=max(texts.length) + new_tokens + most + 1,
             static=static,
             compiled=compiled,

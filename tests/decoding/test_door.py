@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, pipeline
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 import decoding
-from decoding import ModelDrafter, PromptLookup, SeveralDrafts
+from decoding import ModelDrafter, MultiDraft, PromptLookup
 from solvers.errors import InputError
 from tradeoff.rules import CommonPrice, Lenience, from_spec
 
@@ -255,7 +255,7 @@ def test_offloaded_layers_are_brought_where_they_compute(tmp_path):
         model = copy.deepcopy(TARGET)
         offload(model)
         assert model.device.type == "meta"
-        for pair in ((model, DRAFT), (TARGET, model), (model, SeveralDrafts(model, drafts=2))):
+        for pair in ((model, DRAFT), (TARGET, model), (model, MultiDraft(model, drafts=2))):
             assert torch.equal(decoding.generate(PROMPT, target=pair[0], draft=pair[1], **GREEDY).sequences, OWN)
     with torch.device("meta"):
         nowhere = type(TARGET)(TARGET.config)
@@ -265,7 +265,7 @@ def test_offloaded_layers_are_brought_where_they_compute(tmp_path):
 
 def test_drafters_take_whole_numbers():
     with pytest.raises(InputError, match="drafts: expected a whole number"):
-        SeveralDrafts(DRAFT, drafts=2.5)  # pyright: ignore[reportArgumentType]
+        MultiDraft(DRAFT, drafts=2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="prompt lookup: expected whole numbers"):
         PromptLookup(longest=2.5)  # pyright: ignore[reportArgumentType]
 

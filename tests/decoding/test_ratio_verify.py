@@ -12,7 +12,7 @@ from decoding.sampling import draw
 from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification import ratio, ratio_roots
 from decoding.verification.block import verify_block
-from decoding.verification.candidates import verify_drafts
+from decoding.verification.multi_draft import verify_drafts
 from decoding.verification.ratio import verify_ratio
 from decoding.verification.ratio_form import ratio_form
 from decoding.verification.ratio_roots import floor_at_price, floor_for_loss

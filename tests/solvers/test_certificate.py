@@ -208,7 +208,7 @@ def test_right_answers_hold_to_nine_digits(name, pair, fraction):
 
 @every_measure
 def test_where_nothing_may_be_rejected_nothing_is(name):
-    """Ceiling times target may round to less than the draft: a rejection of 1e-16 made an infinite divergence finite."""
+    """Ceiling times target may round to less than the draft: a rejection of 1e-16 made infinite divergences finite."""
     kept = np.random.default_rng(5).uniform(0.05, 0.95, 200)
     draft = np.stack([np.ones(200), np.zeros(200)], axis=-1)
     target = np.stack([kept, 1.0 - kept], axis=-1)

@@ -1,4 +1,4 @@
-"""Several candidates for one position against linear and convex programs that know no closed form."""
+"""Several drafts for one position against linear and convex programs that know no closed form."""
 
 import itertools
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import pytest
-from candidate_sets import members, set_chances
+from draft_sets import members, set_chances
 from laws import EXTREME_PAIRS, KINKED, random_pair
 from scipy.optimize import linprog
 from tolerances import assert_close
@@ -35,7 +35,7 @@ CURVED = [name for name, row in DIVERGENCES.items() if row.strictly_convex]
 
 
 class Transport:
-    """Every selection from every tuple of candidates, as a linear program.
+    """Every selection from every tuple of drafts, as a linear program.
 
     Variables: accepted[tuple, token of the tuple], replaced[token], output[token], above[token] >= output - target.
     """
@@ -168,7 +168,7 @@ def test_the_program_with_generated_sets_agrees_with_the_closed_form(divergence,
             draft, target, drafts=drafts, rejection=rejection, divergence=divergence, replacement=replacement
         )
         assert_close(solved.value, point.divergence, "interior point objective")
-        assert (solved.cuts > 0) == (rejection > 1e-6)  # four candidates of flat laws may lose nothing
+        assert (solved.cuts > 0) == (rejection > 1e-6)  # four drafts of flat laws may lose nothing
         if divergence != "tv":
             np.testing.assert_allclose(solved.output, point.output_law, atol=LAW)
 
