@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samplers import CORRECT, Ratio, inverse_cdf
+from samplers import (
+    CORRECT,
+    Ratio,
+    clipped,
+    corrupts_the_target,
+    crashes_on_masks,
+    ignores_the_draft,
+    in_float32,
+    nan_as_token_0,
+)
 
 from decoding.verification import verify
 from tradeoff import InputError
@@ -75,39 +84,6 @@ def test_the_verification_step_of_this_package_passes(rule, exact):
     known = SpeculativeSampling() if isinstance(rule, BlockVerification) else rule
     report = check(sampler, known, randomness="uniforms", draws=150)
     assert report.passed, str(report)
-
-
-def nan_as_token_0(draft, target, drafted, uniforms):
-    return 0 if np.isnan(draft + target).any() else Ratio()(draft, target, drafted, uniforms)
-
-
-def ignores_the_draft(draft, target, drafted, uniforms):
-    return inverse_cdf(target.astype(np.float64), uniforms[1])
-
-
-def corrupts_the_target(draft, target, drafted, uniforms):
-    token = Ratio()(draft, target, drafted, uniforms)
-    target -= draft
-    return token
-
-
-def clipped(draft, target, drafted, uniforms, unit=0.0):
-    """Compare with the probability min(1, q / p) and not with the ratio: at a uniform of 1 nothing is kept."""
-    if np.isnan(draft + target).any():
-        raise ValueError("the laws are NaN")
-    p, q = draft.astype(np.float64), target.astype(np.float64)
-    kept = uniforms[0] < min(1.0, q[drafted] / p[drafted] * (1 - unit))
-    return drafted if kept else Ratio().replace(p, q, uniforms[1])
-
-
-def in_float32(draft, target, drafted, uniforms):
-    return clipped(draft, target, drafted, (np.float32(uniforms[0]), uniforms[1]))
-
-
-def crashes_on_masks(draft, target, drafted, uniforms):
-    if target[drafted] == 0:
-        raise ZeroDivisionError(f"no mass at\ntoken {drafted}")
-    return Ratio()(draft, target, drafted, uniforms)
 
 
 BROKEN = {
