@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: env demo test test-fast check clean
+.PHONY: env demo test test-fast breaks check clean
 
 env: $(READY)
 
@@ -25,6 +25,10 @@ test-fast: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/solvers/test_closed_form.py tests/solvers/test_roots.py \
 		tests/tradeoff/test_outcome.py tests/tradeoff/test_chains.py tests/tradeoff/test_printing.py \
 		tests/decoding/test_loop.py tests/decoding/test_joint_law.py tests/decoding/test_door.py tests/test_imports.py
+
+# breaks the library on purpose, one line at a time in a copy, and says which test notices; ONLY=name for one of them
+breaks: env
+	$(BIN)/python tests/support/breaks.py $(ONLY)
 
 check: env
 	$(BIN)/ruff format --check .

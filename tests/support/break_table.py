@@ -157,7 +157,7 @@ TRADEOFF = (
         old="bonus = (1.0 - self.rejection) ** draft_length",
         new="bonus = (1.0 - self.rejection) ** (draft_length - 1)",
         why="a bonus token comes after all drafted ones",
-        tests=("tests/tradeoff/test_outcome.py",),
+        tests=("tests/tradeoff/test_published_rules.py",),
     ),
     Break(
         name="claimed-draft",
@@ -165,7 +165,7 @@ TRADEOFF = (
         old="rejection, output_law = _output(sampled, acceptance, residual)",
         new="rejection, output_law = _output(draft, acceptance, residual)",
         why="a sampler that draws from another law than it verifies with is lossy",
-        tests=("tests/tradeoff/test_outcome.py",),
+        tests=("tests/tradeoff/test_published_rules.py",),
     ),
     Break(
         name="block-rejections",
@@ -288,7 +288,7 @@ DECODING = (
         old="step = torch.minimum(accepted + 1, self.room)",
         new="step = accepted + 1",
         why="a full text must not grow on the device",
-        tests=("tests/decoding/test_loop.py", "tests/decoding/test_batch.py"),
+        tests=("tests/decoding/test_batch.py",),
     ),
     Break(
         name="silent-drafter",
@@ -336,7 +336,7 @@ DECODING = (
         old="rejection = rejection * distance",
         new="rejection = distance",
         why="several drafts are rejected with the product of their chances",
-        tests=("tests/decoding/test_drafts_verify.py", "tests/decoding/test_drafting.py"),
+        tests=("tests/decoding/test_batch.py",),
     ),
     Break(
         name="nan-at-bonus",
@@ -400,7 +400,7 @@ DECODING = (
         old="tuple(each[None] / scale for each in logits)",
         new="tuple(each[None] for each in logits)",
         why="stopping criteria see scores after the temperature, as in generate",
-        tests=("tests/decoding/test_generation.py", "tests/decoding/test_batch.py"),
+        tests=("tests/decoding/test_door.py",),
     ),
     Break(
         name="longest-ngram",
@@ -459,7 +459,7 @@ EVALUATION = (
         old="return row if value.get(SEAL) == sealed(row, kind)[SEAL] else None",
         new="return row",
         why="a row that was changed by hand is no result",
-        tests=("tests/evaluation/test_study_store.py",),
+        tests=("tests/evaluation/test_broken_folders.py",),
     ),
     Break(
         name="two-verdicts",

@@ -20,6 +20,14 @@ TV = tv(DRAFT, TARGET)
 LEAK = np.where(TARGET > 0, 0.0, DRAFT).sum(-1)
 WEIGHTS = np.array([0.4, 0.1, 0.3, 0.2])
 every_measure = pytest.mark.parametrize("name", MEASURES)
+
+
+def every_measure_at(*fractions):
+    """Every measure once, and every fraction with every few of them."""
+    cases = [(name, fractions[place % len(fractions)]) for place, name in enumerate(MEASURES)]
+    return pytest.mark.parametrize(("name", "fraction"), cases)
+
+
 strictly_convex = pytest.mark.parametrize("name", [name for name, each in MEASURES.items() if each.strictly_convex])
 
 
@@ -50,8 +58,7 @@ def test_the_rows_hold_what_they_should():
     assert (TV[:3] > 0.2).all()
 
 
-@every_measure
-@pytest.mark.parametrize("fraction", [0.35, 0.8])
+@every_measure_at(0.35, 0.8)
 def test_no_transfer_between_two_rows_lowers_the_mean_divergence(name, fraction):
     front, mean = front_of(name), fraction * float(WEIGHTS @ TV)
     rejection = split_rejection(front, WEIGHTS[:, None], mean).ravel()
@@ -63,8 +70,7 @@ def test_no_transfer_between_two_rows_lowers_the_mean_divergence(name, fraction)
     assert_at_most(best, WEIGHTS @ front.least_divergence(moves), "divergence")
 
 
-@every_measure
-@pytest.mark.parametrize("fraction", [0.2, 0.7])
+@every_measure_at(0.2, 0.7)
 def test_a_mean_divergence_is_spent_exactly_and_no_split_rejects_less(name, fraction):
     front = front_of(name)
     # finite in every divergence: what rejecting 40 % of every TV, but all of the leak, would cost
@@ -209,17 +215,16 @@ def test_positions_of_any_shape_share_a_budget(convert):
 # --- simpler ways --------------------------------------------------------------------------------------------
 
 
-@every_measure
-def test_equal_budgets_and_a_common_ceiling_are_never_better(name):
+@every_measure_at(0.4, 0.8)
+def test_equal_budgets_and_a_common_ceiling_are_never_better(name, fraction):
     front = shared(name)
-    for fraction in (0.4, 0.8):
-        mean = fraction * float(front.total_variation)
-        found = front.alternatives(rejection=mean)
-        assert_close(found.rejection, mean, "mass")
-        assert_close(found.common_price, front.at(rejection=mean).mean_divergence, "divergence")
-        for value in (found.equal_budgets, found.common_ceiling):
-            assert_at_most(found.common_price, value, "divergence")
-        assert min(found.gain.values()) >= 1 - tolerance("divergence")
+    mean = fraction * float(front.total_variation)
+    found = front.alternatives(rejection=mean)
+    assert_close(found.rejection, mean, "mass")
+    assert_close(found.common_price, front.at(rejection=mean).mean_divergence, "divergence")
+    for value in (found.equal_budgets, found.common_ceiling):
+        assert_at_most(found.common_price, value, "divergence")
+    assert min(found.gain.values()) >= 1 - tolerance("divergence")
 
 
 def test_the_alternatives_are_what_they_say():

@@ -156,12 +156,11 @@ def test_a_divergence_budget_is_kept_and_a_smaller_rejection_would_break_it(name
     assert_at_most(wanted, fewer.divergence, "divergence")
 
 
-@every_measure
+# f(0) and f'(infinity) finite, infinite at either end, and a user's own f with kinks
+@pytest.mark.parametrize("name", ["tv", "kl", "reverse_kl", "hellinger", "kinked"])
 @extreme
 def test_the_ends_of_the_front_answer_the_extreme_questions(name, pair):
     draft, target = pair
-    if name == "alpha=3" and 0 < target.min() < 1e-100:
-        return  # the cube of a ratio of 1e150 is beyond float64
     front = solve_pareto(draft, target, divergence=MEASURES[name], rejection=0.0)
     own = float(front.at(rejection=0.0).divergence)
     for question in ({"rejection": 0.0}, {"divergence": 2 * own}, {"divergence": np.inf}):
