@@ -41,7 +41,7 @@ def from_generator(sampler):
 
 @pytest.mark.parametrize(("sampler", "rule"), CORRECT.values(), ids=CORRECT.keys())
 def test_a_sampler_that_follows_its_rule_passes_every_case(sampler, rule):
-    report = check(sampler, rule, randomness="uniforms", draws=4000, false_alarm=FALSE_ALARM)
+    report = check(sampler, rule, randomness="uniforms", draws=2000, false_alarm=FALSE_ALARM)
     assert report.passed, str(report)
     assert {each.name for each in report.cases if each.status == "skipped"} == {"uniforms at 1"}
     assert sum(each.kind == "chi-square" and each.p_value is not None for each in report.cases) >= 10
@@ -82,7 +82,7 @@ def test_the_verification_step_of_this_package_passes(rule, exact):
 
     # of one token, block verification is speculative sampling
     known = SpeculativeSampling() if isinstance(rule, BlockVerification) else rule
-    report = check(sampler, known, randomness="uniforms", draws=150)
+    report = check(sampler, known, randomness="uniforms", draws=50)
     assert report.passed, str(report)
 
 
@@ -99,7 +99,7 @@ BROKEN = {
     "ratio inverted, same support": (
         Ratio(inverted=True),
         "draft claimed but not sampled: possible tokens",
-        r"drafted \d, emitted \d: \d+ times, expected never; and 5 more",
+        r"drafted \d, emitted \d: \d+ times, expected never; and \d more",
     ),
     "NaN is token 0": (nan_as_token_0, "NaN target", "drafted 0: emitted 0, expected an error; and 31 more"),
     "NaN draft is token 0": (nan_as_token_0, "NaN draft", "drafted 0: emitted 0, expected an error"),
@@ -132,7 +132,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("sampler", "name", "detail"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_sampler_is_caught_by_the_case_made_for_it(sampler, name, detail):
-    report = check(sampler, SpeculativeSampling(), randomness="uniforms", draws=1500)
+    report = check(sampler, SpeculativeSampling(), randomness="uniforms", draws=1000)
     found = case(report, name)
     assert found.status == "failed", str(report)
     assert not report.passed

@@ -19,16 +19,18 @@ DRAFT, TARGET = (np.stack([pair[side] for pair in ROWS]) for side in (0, 1))
 TV = tv(DRAFT, TARGET)
 LEAK = np.where(TARGET > 0, 0.0, DRAFT).sum(-1)
 WEIGHTS = np.array([0.4, 0.1, 0.3, 0.2])
-every_measure = pytest.mark.parametrize("name", MEASURES)
+# f(0) and f'(infinity) finite and infinite, their slopes too, and a user's own f with kinks
+NAMES = ["tv", "kl", "reverse_kl", "hellinger", "chi2", "alpha=3", "kinked"]
+every_measure = pytest.mark.parametrize("name", NAMES)
 
 
 def every_measure_at(*fractions):
     """Every measure once, and every fraction with every few of them."""
-    cases = [(name, fractions[place % len(fractions)]) for place, name in enumerate(MEASURES)]
+    cases = [(name, fractions[place % len(fractions)]) for place, name in enumerate(NAMES)]
     return pytest.mark.parametrize(("name", "fraction"), cases)
 
 
-strictly_convex = pytest.mark.parametrize("name", [name for name, each in MEASURES.items() if each.strictly_convex])
+strictly_convex = pytest.mark.parametrize("name", [name for name in NAMES if MEASURES[name].strictly_convex])
 
 
 def front_of(name):
@@ -139,7 +141,7 @@ def test_without_a_budget_nothing_is_rejected_and_with_all_of_it_nothing_is_left
         assert_close(point.mean_divergence, 0.0, "divergence")
 
 
-@pytest.mark.parametrize("name", ["kl", "chi2", "alpha=1.5"])
+@pytest.mark.parametrize("name", ["kl", "chi2"])
 def test_a_budget_below_the_leak_leaves_an_infinite_divergence_that_nothing_beats(name):
     front = shared(name, WEIGHTS)
     mean = 0.5 * float(WEIGHTS @ LEAK)
