@@ -1,6 +1,5 @@
 """Several candidates for one position against linear and convex programs that know no closed form."""
 
-import itertools
 from functools import cache
 from typing import Any
 

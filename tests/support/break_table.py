@@ -45,14 +45,6 @@ SOLVERS = (
         tests=("tests/solvers/test_certificate.py",),
     ),
     Break(
-        name="root-waits",
-        file="solvers/roots.py",
-        old="x = np.where(settled, x, following)",
-        new="x = following",
-        why="a settled row that is moved on loses the last step that made it accurate",
-        tests=("tests/solvers/test_roots.py", "tests/solvers/test_sort_free.py"),
-    ),
-    Break(
         name="root-safeguard",
         file="solvers/roots.py",
         old="trusted = inside & ~(error > error_old / 2)",
@@ -305,14 +297,6 @@ DECODING = (
         new="safe = left",
         why="every position of a round may cost its most",
         tests=("tests/decoding/test_sequence_budget.py",),
-    ),
-    Break(
-        name="draft-length-reached",
-        file="decoding/policies/draft_length.py",
-        old="self._tested[:drafted] += reached[:-1]",
-        new="self._tested[:drafted] += reached[0]",
-        why="a place is tested only where all before it are kept",
-        tests=("tests/decoding/test_draft_length.py",),
     ),
     Break(
         name="sliding-window",

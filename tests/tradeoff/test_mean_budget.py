@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from laws import BACKENDS, MEASURES, random_pair, tv
+from laws import BACKENDS, KINDS, MEASURES, random_pair, tv
 from tolerances import assert_at_most, assert_close, tolerance
 
 from solvers.arrays import to_numpy
@@ -19,18 +19,16 @@ DRAFT, TARGET = (np.stack([pair[side] for pair in ROWS]) for side in (0, 1))
 TV = tv(DRAFT, TARGET)
 LEAK = np.where(TARGET > 0, 0.0, DRAFT).sum(-1)
 WEIGHTS = np.array([0.4, 0.1, 0.3, 0.2])
-# f(0) and f'(infinity) finite and infinite, their slopes too, and a user's own f with kinks
-NAMES = ["tv", "kl", "reverse_kl", "hellinger", "chi2", "alpha=3", "kinked"]
-every_measure = pytest.mark.parametrize("name", NAMES)
+every_kind = pytest.mark.parametrize("name", KINDS)
 
 
-def every_measure_at(*fractions):
-    """Every measure once, and every fraction with every few of them."""
-    cases = [(name, fractions[place % len(fractions)]) for place, name in enumerate(NAMES)]
+def every_kind_at(*fractions):
+    """Every kind once, and every fraction with every few of them."""
+    cases = [(name, fractions[place % len(fractions)]) for place, name in enumerate(KINDS)]
     return pytest.mark.parametrize(("name", "fraction"), cases)
 
 
-strictly_convex = pytest.mark.parametrize("name", [name for name in NAMES if MEASURES[name].strictly_convex])
+strictly_convex = pytest.mark.parametrize("name", [name for name in KINDS if MEASURES[name].strictly_convex])
 
 
 def front_of(name):
@@ -60,7 +58,7 @@ def test_the_rows_hold_what_they_should():
     assert (TV[:3] > 0.2).all()
 
 
-@every_measure_at(0.35, 0.8)
+@every_kind_at(0.35, 0.8)
 def test_no_transfer_between_two_rows_lowers_the_mean_divergence(name, fraction):
     front, mean = front_of(name), fraction * float(WEIGHTS @ TV)
     rejection = split_rejection(front, WEIGHTS[:, None], mean).ravel()
@@ -72,7 +70,7 @@ def test_no_transfer_between_two_rows_lowers_the_mean_divergence(name, fraction)
     assert_at_most(best, WEIGHTS @ front.least_divergence(moves), "divergence")
 
 
-@every_measure_at(0.2, 0.7)
+@every_kind_at(0.2, 0.7)
 def test_a_mean_divergence_is_spent_exactly_and_no_split_rejects_less(name, fraction):
     front = front_of(name)
     # finite in every divergence: what rejecting 40 % of every TV, but all of the leak, would cost
@@ -85,7 +83,7 @@ def test_a_mean_divergence_is_spent_exactly_and_no_split_rejects_less(name, frac
     assert_close(WEIGHTS @ front.least_divergence(again).ravel(), mean, "divergence")
 
 
-@every_measure
+@every_kind
 def test_every_answer_is_certified(name):
     front = shared(name)
     widest = float(front.total_variation)
@@ -129,7 +127,7 @@ def test_in_tv_every_split_is_as_good_and_the_mean_falls_one_for_one():
         assert_close(back.mean_rejection, point.mean_rejection, "mass")
 
 
-@every_measure
+@every_kind
 def test_without_a_budget_nothing_is_rejected_and_with_all_of_it_nothing_is_left(name):
     front = shared(name, WEIGHTS)
     none, all_of_it, more = (front.at(rejection=each) for each in (0.0, float(front.total_variation), 1.0))
@@ -154,7 +152,7 @@ def test_a_budget_below_the_leak_leaves_an_infinite_divergence_that_nothing_beat
     assert enough.certificate.holds(tolerance("divergence"))
 
 
-@every_measure
+@every_kind
 def test_a_row_of_twice_the_weight_is_two_rows(name):
     once = solve_pareto(
         DRAFT[:2], TARGET[:2], divergence=MEASURES[name], budget="mean", weights=[2, 1], rejection=1.0
@@ -217,7 +215,7 @@ def test_positions_of_any_shape_share_a_budget(convert):
 # --- simpler ways --------------------------------------------------------------------------------------------
 
 
-@every_measure_at(0.4, 0.8)
+@every_kind_at(0.4, 0.8)
 def test_equal_budgets_and_a_common_ceiling_are_never_better(name, fraction):
     front = shared(name)
     mean = fraction * float(front.total_variation)
