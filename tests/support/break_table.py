@@ -240,7 +240,7 @@ DECODING = (
         old="torch.where(silent[..., None], scored.scores, proposal.logits).split",
         new="proposal.logits.split",
         why="a drafter that proposes nothing has no law of its own for a bonus",
-        tests=("tests/decoding/test_drafting.py", "tests/decoding/test_joint_law.py", "tests/decoding/test_loop.py"),
+        tests=("tests/decoding/test_batch.py",),
     ),
     Break(
         name="block-share",
