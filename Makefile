@@ -21,7 +21,7 @@ test: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
 
 # what a change of a formula or of the loop breaks first: from every room the files that take least and tell most
-FAST := $(addprefix tests/solvers/test_,$(addsuffix .py,closed_form roots divergences certificate_attacks chain_program)) \
+FAST := $(addprefix tests/solvers/test_,$(addsuffix .py,closed_form roots divergences certificate_attacks)) \
 	$(addprefix tests/tradeoff/test_,$(addsuffix .py,outcome blocks chains registry own_rules conversion printing)) \
 	$(addprefix tests/decoding/test_,$(addsuffix .py,loop joint_law door verify block_verify sampling drafting cache)) \
 	$(addprefix tests/evaluation/test_,$(addsuffix .py,win_rates findings chat_replies position_file)) \
