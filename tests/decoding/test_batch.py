@@ -109,8 +109,7 @@ def check(found, rule, prompts=PROMPTS, **how):
         assert chi_square_p_value(table, exact(rule, prompt, **how)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("kind", CACHES)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize(("rule", "kind"), [*((rule, "dynamic") for rule in RULES), (RULES[-1], "static")], ids=repr)
 def test_every_row_of_a_ragged_batch_has_the_exact_joint_law(rule, kind):
     check(tables(write(rule, copies=COPIES, kind=kind)), rule)
 

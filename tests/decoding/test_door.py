@@ -176,6 +176,25 @@ def test_a_reader_of_a_streamer_hears_the_end_after_an_error():
     assert streamer.told == OWN[0].tolist()
 
 
+def test_criteria_read_scores_after_the_temperature_as_they_are_given_out():
+    shown: list[Any] = []
+    output = decoding.generate(
+        TARGET,
+        DRAFT,
+        PROMPT,
+        stopping_criteria=[lambda _, scores: shown.append(scores) or len(scores) == 3],
+        do_sample=True,
+        temperature=0.5,
+        top_k=0,
+        max_new_tokens=6,
+        output_scores=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        own = TARGET(output.sequences[:, :-1]).logits[:, PROMPT.shape[1] - 1 :] / 0.5
+    torch.testing.assert_close(torch.stack(shown[-1], dim=1), own)
+
+
 def test_criteria_may_say_one_word_and_read_the_scores():
     def stop(input_ids, scores):
         return bool(len(scores) >= 4 and scores[-1].argmax() == input_ids[0, -1])

@@ -58,6 +58,13 @@ def test_the_positions_are_those_of_compare(whole):
     assert found.prompt.tolist() == laws.prompt.tolist() == [0] * 5 + [1] * 5 + [2] * 5 + [0] * 5 + [1] * 3
 
 
+def test_a_prompt_that_is_met_again_gets_a_fresh_text(whole):
+    _, found = whole
+    first, again = (found.target_logits[start : start + 5] for start in (0, 15))
+    assert np.allclose(first[0], again[0])
+    assert not np.allclose(first, again)
+
+
 def test_the_file_reads_back_and_leaves_nothing_beside_it(whole):
     path, found = whole
     again = read_logits(path)

@@ -1,6 +1,5 @@
 """Several drafts for one position against linear and convex programs that know no closed form."""
 
-import itertools
 from functools import cache
 from typing import Any
 
@@ -155,7 +154,7 @@ def test_one_law_solves_the_program_over_all_sets_in_every_divergence(replacemen
 @pytest.mark.parametrize("divergence", ["tv", *CURVED, "alpha=1.5"])
 @WAYS
 def test_the_program_with_generated_sets_agrees_with_the_closed_form(divergence, replacement):
-    for seed, drafts, vocab in itertools.product(range(4), (1, 2, 4), (6, 25)):
+    for seed, drafts, vocab in ((0, 1, 6), (0, 2, 25), (1, 2, 6), (1, 4, 25), (2, 4, 6), (3, 2, 6), (3, 4, 25)):
         draft, target = random_pair(seed, vocab=vocab, masked=seed == 3)
         if seed == 3:
             draft = (draft + target) / 2  # a leak that the budget below can afford
