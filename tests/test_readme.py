@@ -245,9 +245,12 @@ def table_cells(text: str) -> list[str]:
     return [cell.strip() for row in rows for cell in row.strip("|").split("|")]
 
 
-def test_a_table_of_numbers_has_one_comparison_to_a_cell():
+def test_the_readme_keeps_five_numbers_of_the_page_and_a_cell_has_one_comparison():
     summary = README[README.index("## Numbers") : README.index("## The house")]
     assert len([line for line in summary.splitlines() if line.startswith("|")]) == 2 + 5
+    for line in summary.splitlines()[4:9]:
+        for number in re.findall(r"\d+(?:\.\d+)?", line.split("|")[2]):
+            assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", NUMBERS), number
     for text in (summary, NUMBERS):
         for cell in table_cells(text):
             value = re.sub(r"(\d),(\d{3})\b", r"\1\2", cell)

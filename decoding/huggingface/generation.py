@@ -70,7 +70,7 @@ def speculative(
 
     `generate` does not pass all of its arguments on to custom loops. A `streamer` gets the prompt and nothing more, not
     even the end: give text_streamer instead. The `tokenizer` does not arrive, and stop_strings need it: call
-    `decoding.generate`, or give a `StopStringCriteria`. `assistant_model` and `synced_gpus` are dropped without a warning.
+    `decoding.generate`, or give a `StopStringCriteria`. `assistant_model` and `synced_gpus` are dropped silently.
 
     During the call the models are in evaluation mode, because gradient checkpointing drops the cache.
 

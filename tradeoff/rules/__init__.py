@@ -2,7 +2,7 @@
 
 Their docstrings use four terms. *On the TV front*: no rule that rejects as often has less total variation from the
 target; in other divergences there may be better ones. *Leaks*: it emits tokens to which the target gives no mass, such
-as masked ones. *Lossless*: the output follows the target's law. *Bonus*: the token after a block that was accepted whole.
+as masked ones. *Lossless*: the output follows the target's law. *Bonus*: the token after a fully accepted block.
 """
 
 from tradeoff.rules.blocks import ApproximateSD, BlockVerification, Consultant, FLy
