@@ -17,28 +17,29 @@ if TYPE_CHECKING:
 
 def compare_rules(
     target: Annotated[str | None, typer.Option(help="Target model: hub name or folder.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts: text, one to a line, or a JSON list.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model, with the target's vocabulary.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="File of prompts: one to a line, or a JSON list.")] = None,
     rejection: Annotated[str, typer.Option(help="Mean rejection rates to compare at.")] = "0.2,0.1,0.05",
     samples: Annotated[int, typer.Option(help="Texts per prompt and rule.")] = 2,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only this many prompts, the first ones.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 40,
     draft_length: Annotated[int, typer.Option(help="Tokens drafted per round.")] = 4,
-    calibration_positions: Annotated[int, typer.Option(help="Real positions on which knobs are set.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Decides every text.")] = 0,
+    calibration_positions: Annotated[int, typer.Option(help="Positions on which knobs are set.")] = 1500,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same texts.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for rows and figure; an interrupted run goes on there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for rows and figure; an interrupted run continues there.")] = Path(
         "runs/compare"
     ),
 ) -> None:
     """Compare OPT, UNO, the ratio clip and the common price at equal rejection, on the embedded pair or your own.
 
-    Every rule's knob is first set on real positions so that all reject equally often; then each writes texts
-    from the same prompts and seeds, and is charged the exact divergence of its output law at every token.
+    A knob makes a rule stricter or looser. Knobs are first set on positions of the target's texts, so that all rules
+    reject equally often. Then each rule writes texts from the same prompts and seeds, and its exact divergence from the
+    target is added up at every token.
     """
     with one_line_errors("interrupted; finished rows are kept, the same command goes on from there"):
         check_options(dtype, threads)

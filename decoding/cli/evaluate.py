@@ -13,24 +13,26 @@ if TYPE_CHECKING:
 
 def evaluate_rules(
     configuration: Annotated[
-        str, typer.Argument(metavar="CONFIG.yaml", help="A file, or a shipped configuration: small, table1.")
+        str, typer.Argument(metavar="CONFIG.yaml", help="A file, or a configuration that ships: small, table1.")
     ],
     target: Annotated[str | None, typer.Option(help="Target model: hub name or folder.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model, with the target's vocabulary.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     prompts: Annotated[str | None, typer.Option(help="A file, a dataset's hub name, or: embedded.")] = None,
-    column: Annotated[str | None, typer.Option(help="Where the prompts stand in it.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the prompts in it.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only this many prompts, the first ones.")] = None,
     samples: Annotated[int | None, typer.Option(help="Texts per prompt and rule.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens per text.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Texts written at once.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every text.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed writes the same texts.")] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Compare also where rejections do not match.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for all files; an interrupted run goes on there.")] = Path(
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare rules even if they do not reject equally often.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for all files; an interrupted run continues there.")] = Path(
         "runs/evaluate"
     ),
 ) -> None:

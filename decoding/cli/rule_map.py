@@ -15,28 +15,30 @@ if TYPE_CHECKING:
 
 def map_rules(
     target: Annotated[str | None, typer.Option(help="Target model: hub name or folder.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts: text, one to a line, or a JSON list.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model, with the target's vocabulary.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="File of prompts: one to a line, or a JSON list.")] = None,
     positions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npz", help="Take draft_logits and target_logits from a file, not from models."),
+        typer.Option(
+            metavar="FILE.npz", help="Read draft_logits and target_logits from a file instead of running models."
+        ),
     ] = None,
     rules: Annotated[
-        str | None, typer.Option(help="Only these, such as lenience,cascade:variant=tok3; by default all.")
+        str | None, typer.Option(help="Draw only these, such as lenience,cascade:variant=tok3; by default all.")
     ] = None,
     rejection: Annotated[str, typer.Option(help="Mean rejection rates at which rules are ranked.")] = "0.2,0.1,0.05",
-    temperature: Annotated[float, typer.Option(help="Of both models' softmax.")] = 1.0,
-    greedy_draft: Annotated[bool, typer.Option("--greedy-draft", help="Draft the likeliest token.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
-    count: Annotated[int | None, typer.Option(help="Real positions; by default 800, or all of a file.")] = None,
+    temperature: Annotated[float, typer.Option(help="Of both models.")] = 1.0,
+    greedy_draft: Annotated[bool, typer.Option("--greedy-draft", help="Always draft the likeliest token.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Use only this many prompts, the first ones.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of positions; by default 800, or all of a file.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 20,
-    seed: Annotated[int, typer.Option(help="Decides every text.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same texts.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Of the models: cpu, cuda, cuda:1, ...")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for all files; an interrupted run goes on there.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for all files; an interrupted run continues there.")] = Path(
         "runs/map"
     ),
 ) -> None:

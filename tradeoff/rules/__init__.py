@@ -1,4 +1,9 @@
-"""The verification rules, by family: small frozen values; `from_spec` builds one by name, `available` lists them."""
+"""The verification rules, by family: small frozen values; `from_spec` builds one by name, `available` lists them.
+
+Their docstrings use four terms. *On the TV front*: no rule that rejects as often has less total variation from the
+target; in other divergences there may be better ones. *Leaks*: it emits tokens to which the target gives no mass, such
+as masked ones. *Lossless*: the output follows the target's law. *Bonus*: the token after a fully accepted block.
+"""
 
 from tradeoff.rules.blocks import ApproximateSD, BlockVerification, Consultant, FLy
 from tradeoff.rules.info import Family, Knob, RuleInfo
