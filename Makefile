@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: env demo test test-fast breaks check clean
+.PHONY: env demo test test-fast breaks snapshots check clean
 
 env: $(READY)
 
@@ -33,6 +33,10 @@ test-fast: env
 # breaks the library on purpose, one line at a time in a copy, and says which test notices; ONLY=name for one of them
 breaks: env
 	$(BIN)/python tests/support/breaks.py $(ONLY)
+
+# takes the pages that reports write as they are now: look at the difference before you commit it
+snapshots: env
+	RENEW_SNAPSHOTS=1 $(BIN)/pytest tests/evaluation/test_study_page.py tests/evaluation/test_map_page.py -k snapshot
 
 check: env
 	$(BIN)/ruff format --check .

@@ -13,8 +13,8 @@ from decoding.evaluation.positions.file import read_logits
 from decoding.evaluation.rule_map import mapper
 from decoding.evaluation.rule_map.mapper import DIVERGENCES
 from decoding.evaluation.rule_map.options import all_curves
-from decoding.evaluation.rule_map.report import label
 from tradeoff import evaluate, solve_pareto
+from tradeoff.fronts.looks import look_of
 from tradeoff.outcome.positions import Positions
 from tradeoff.rules.registry import families
 
@@ -128,7 +128,7 @@ def test_ranks_are_by_kl_at_equal_rejection(whole):
     _, found, result = whole
     for rate, block in zip((0.2, 0.1), result.stdout.split("mean rejection ")[1:], strict=True):
         cells = {row["rule"]: row for row in kind(found, "rate") if row["requested"] == rate}
-        reached = {label(spec): row for spec, row in cells.items() if row["reached"] is not None}
+        reached = {look_of(spec).label: row for spec, row in cells.items() if row["reached"] is not None}
         lines = [line.split() for line in block.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
         assert lines[0][:2] == ["1", "common_price"]
         assert [int(line[0]) for line in lines] == sorted(int(line[0]) for line in lines)

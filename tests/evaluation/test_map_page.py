@@ -1,19 +1,25 @@
 """The page of a map: one file without a network, and what a real browser makes of it."""
 
 import re
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 from browser import browse, browser
 from map_files import kind, logits_file, rows, run
+from snapshots import assert_as_in_snapshot
 
 from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
 from decoding.evaluation.rule_map.options import MapSettings
-from decoding.evaluation.rule_map.page import page_figure, write_page
+from decoding.evaluation.rule_map.page import SYMBOLS, page_figure, write_page
 from decoding.evaluation.rule_map.report import curve_rows, fronts_of, points_along
+from solvers.shown import visible
+from tradeoff.fronts.looks import MARKS
+from tradeoff.rules import Knob, Lenience
 
 RULES = ["speculative_sampling", "lenience", "typical", "mars", "cascade:variant=tok3", "common_price"]
+
+HOSTILE = "</title></script><script>alert(1)</script>\u202e<img src=x onerror=alert(2)>"
 
 REPORT = """<script>
 window.addEventListener("load", () => setTimeout(async () => {
@@ -28,6 +34,7 @@ window.addEventListener("load", () => setTimeout(async () => {
     visible: map._fullData.filter((trace) => trace.visible === true).map((trace) => trace.name)});
   try {
     found.first = state();
+    found.names = Array.from(map.querySelectorAll(".legendtext"), (each) => each.textContent);
     press(map.querySelector(".updatemenu-header"));
     await pause();
     found.menu = Array.from(map.querySelectorAll(".updatemenu-dropdown-button"), (each) => each.textContent);
@@ -91,6 +98,7 @@ def test_the_page_asks_nothing_of_a_network(made):
 
 
 def test_every_view_has_as_many_heights_and_texts_as_rejections(made):
+    assert set(SYMBOLS) == set(MARKS)
     figure = figure_of(made)
     assert len(figure.data) == 1 + len(RULES)
     buttons = figure.layout.updatemenus[0].buttons
@@ -130,13 +138,52 @@ def test_infinite_divergences_are_gaps(made):
     assert any(None in y for y in columns["y"])
 
 
-def test_a_name_from_outside_is_no_markup(made, tmp_path):
-    found = rows(made)
-    settings = replace(MapSettings(**found[0]["settings"]), source="</title><script>alert(1)</script>.npz")
-    write_page(found, RULES, settings, tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "alert(1)</script>" not in page
-    assert page.count("&lt;script&gt;alert(1)") == 2
+@pytest.fixture(scope="module")
+def hostile(made, tmp_path_factory):
+    """A page whose file and whose rules, one of them of the user's own, have names that want to be markup."""
+    path = tmp_path_factory.mktemp("hostile") / "page.html"
+    found = [row | {"rule": row["rule"].replace("typical", HOSTILE)} if "rule" in row else row for row in rows(made)]
+    settings = replace(MapSettings(**found[0]["settings"]), source=HOSTILE)
+    write_page(found, [rule.replace("typical", HOSTILE) for rule in RULES], settings, path)
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_name_from_outside_is_no_markup(hostile):
+    assert "alert(1)</script>" not in hostile
+    assert "<img src=x" not in hostile
+    assert hostile.partition("<div")[0].count("&lt;script&gt;alert(1)") == 2  # title and heading
+    assert "\u202e" not in hostile
+
+
+@browser
+def test_a_browser_runs_no_name_and_shows_it_as_it_is(hostile, tmp_path):
+    found = browse(hostile, REPORT, tmp_path)
+    assert found["failures"] == []
+    assert found["first"]["traces"] == 1 + len(RULES)
+    assert visible(HOSTILE) in found["names"]
+
+
+def test_the_page_is_as_in_its_snapshot(made, tmp_path):
+    settings = replace(MapSettings(**rows(made)[0]["settings"]), source="logits.npz", greedy_draft=True)
+    write_page(rows(made), RULES, settings, tmp_path / "page.html")
+    assert_as_in_snapshot((tmp_path / "page.html").read_text(encoding="utf-8"), "map.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Lenience):
+    """A rule that is in no list."""
+
+    knob: ClassVar[Knob] = Knob(name="factor", strict=1.0, loose=1e-30, scale="log")
+
+
+def test_a_rule_of_ones_own_is_on_the_page_and_in_the_figure(tmp_path):
+    file = logits_file(tmp_path / "logits.npz")
+    spec = f"{__name__}:Own"
+    result = run(f"--positions={file}", f"--out={tmp_path / 'out'}", f"--rules=lenience,{spec}", "--rejection=0.1")
+    assert result.exit_code == 0, result.output
+    found = rows(tmp_path / "out")
+    drawn: Any = page_figure(curve_rows(found, ["lenience", spec]), fronts_of(found))
+    assert [trace.name for trace in drawn.data][1:] == ["lenience", "Own"]
 
 
 @browser

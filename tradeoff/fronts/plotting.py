@@ -1,7 +1,6 @@
 """Figures of fronts and of rules beside them; the only room of this floor that draws."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import matplotlib.pyplot as plt
@@ -12,6 +11,7 @@ from solvers.arrays import ROUNDING, Array, to_numpy
 from solvers.divergences import Divergence
 from solvers.errors import InputError
 from solvers.shown import literal
+from tradeoff.fronts.looks import FRONT, QUIET, SHADE, looks_of
 from tradeoff.fronts.point import ParetoPoint
 from tradeoff.problem import Problem
 from tradeoff.rule import AnyRule
@@ -71,11 +71,6 @@ class Drawable(Protocol):
         ...
 
 
-FRONT, SHADE, QUIET = "#1f5fa8", "#dfe3e9", "#4a5160"
-COLOURS = ("#c9a227", "#d9622b", "#333333", "#4f9d8f", "#7d5ba6", "#8c2d19")
-MARKS = "^sXoDvP"
-"""Six colours and seven marks: the first 42 rules look different."""
-
 LEFT_END = 1e9
 """A price at which no more is rejected than a finite divergence takes: the left end of a front that starts above."""
 
@@ -119,7 +114,7 @@ def plot_fronts(fronts: Sequence[Drawable], *, rules: Rules | None = None) -> "F
     fronts
         At least one.
     rules
-        By name; drawn in every panel, in the same colours.
+        By name; drawn in every panel, in the same looks.
 
     Raises
     ------
@@ -160,7 +155,7 @@ def _draw(front: Drawable, ax: "Axes", rules: Rules | None) -> None:
     limit = OFF_SCALE * float(known[np.isfinite(known)].max(initial=0.0)) or LARGEST
     top = max(float(y[y <= limit].max(initial=0.0)) for y in (line, *(y for _, y in places.values())))
     right = max(float(to_numpy(each).max()) for each in (front.total_variation, *(x for x, _ in places.values())))
-    notes = _draw_rules(ax, places, limit, right)
+    notes = _draw_rules(ax, named, places, limit, right)
     # rows of notes above everything that is drawn to scale
     _widen(ax, max(before[0], 1.04 * right), max(before[1], (1.06 + 0.09 * notes) * top))
     together = "mean " if front.weights is not None else ""
@@ -237,14 +232,19 @@ def _mean(front: Drawable, values: Array) -> float:
     return float((shares[occurs] * numbers[occurs]).sum())
 
 
-def _draw_rules(ax: "Axes", places: Mapping[str, tuple[np.ndarray, np.ndarray]], limit: float, right: float) -> int:
+def _draw_rules(
+    ax: "Axes",
+    rules: Mapping[str, AnyRule | str],
+    places: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    limit: float,
+    right: float,
+) -> int:
     """Mark every rule, to scale or in a row of its own at the top edge; returns the number of such rows."""
     notes = 0
-    looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
-    for (name, (x, y)), (colour, mark) in zip(places.items(), looks, strict=False):
+    for (name, (x, y)), own in zip(places.items(), looks_of(rules.values()), strict=True):
         look: dict[str, Any] = {
-            "color": colour,
-            "marker": mark,
+            "color": own.colour,
+            "marker": own.marker,
             "linestyle": "none",
             "label": literal(name),
             "zorder": 3,

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from decoding.evaluation.sheets import Sheet, print_sheet
 from solvers.arrays import ROUNDING
 from solvers.certificate import Certificate
 from solvers.errors import InputError
@@ -159,15 +158,9 @@ def print_front(front: ParetoFront, found: Sequence[Answer], question: str | Non
         "gap": lambda each: f"{float(np.max(each.certificate.gap)):.0e}",
         "proved": lambda each: "yes" if each.certificate.holds() else "no",
     }
-    drawn = Table(title=_title(front), caption=_caption(front), caption_justify="left", box=SIMPLE_HEAD)
-    for name in columns:
-        drawn.add_column(name, justify="right", no_wrap=True)
-    for each in found:
-        drawn.add_row(*(cell(each) for cell in columns.values()))
-    # at its own width a terminal that is narrower folds the lines; squeezed, the table would lose digits
-    Console(file=screen.file, width=Console(width=1000).measure(drawn).maximum).print(drawn)
-    for line in _remarks(front, found, question):
-        screen.print(line, highlight=False, soft_wrap=True)
+    rows = tuple(tuple(cell(each) for cell in columns.values()) for each in found)
+    notes = (_caption(front), *_remarks(front, found, question))
+    print_sheet(Sheet(title=_title(front), columns=tuple(columns), rows=rows, notes=notes), screen)
 
 
 def _title(front: ParetoFront) -> str:

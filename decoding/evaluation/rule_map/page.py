@@ -1,7 +1,8 @@
 """The map as a page: one HTML file that needs no network, with a menu of divergences and a hover text to a point."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -9,17 +10,30 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from decoding.evaluation.files.kept import replace_file
+from decoding.evaluation.files.pages import write_html
 from decoding.evaluation.rule_map.front import MapFront
 from decoding.evaluation.rule_map.mapper import DIVERGENCES, RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row
-from decoding.evaluation.rule_map.report import FRONT, GROUPS, curve_rows, fronts_of, label, limits, points_along
+from decoding.evaluation.rule_map.report import curve_rows, fronts_of, limits, looks_by_rule, points_along
 from solvers.divergences import DIVERGENCES as MEASURES
 from solvers.shown import visible
+from tradeoff.fronts.looks import FRONT
 
 FRONT_NAME = "least of any rule"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon", "hexagon2")
+SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "p": "pentagon",
+    "h": "hexagon2",
+}
 HOVER = (
     "<b>%{customdata[0]}</b>%{customdata[1]}<br>mean rejection %{x:.4f}<br>%{customdata[3]} %{y:.4g}"
     "%{customdata[2]}<extra></extra>"
@@ -32,35 +46,6 @@ CONFIG = {
     # plotly.js 4 has a button that uploads the figure, with no question asked: not from here
     "showSendToCloud": False,
 }
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; color: #1c2330; max-width: 1360px; margin: 1.2em auto; padding: 0 1em; }}
-h1 {{ font-size: 1.35em; margin: 0 0 .3em; }}
-p {{ max-width: 62em; margin: .3em 0; }}
-.small {{ font-size: .88em; color: #4a5160; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>When a speculative decoder verifies a drafted token it can be strict, reject often and copy the target model
-exactly, or be lenient, reject rarely and drift away from it. Every curve is one published verification rule with its
-knob turned from strict to lenient, computed exactly from the two models' own probabilities at {positions} positions of
-{prompts} texts. Down and left is better. No rule whatever can enter the grey region: its edge is the best trade.</p>
-<p class="small">Choose a divergence above the map. Click a rule in the legend to see it alone, again to see all,
-double-click to hide it. A star is a rule's published default. A rule that is missing gives an infinite divergence:
-somewhere its output has no mass where the target has some, or the reverse. {how}</p>
-{figure}
-</body>
-</html>
-"""
 
 
 def write_page(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, path: Path) -> None:
@@ -77,21 +62,12 @@ def write_page(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings,
         a network, today and in ten years.
     """
     drawn = page_figure(curve_rows(rows, specs), fronts_of(rows))
-    shown = drawn.to_html(
-        full_html=False,
-        include_plotlyjs=True,
-        div_id="map",
-        config=CONFIG,
-    )
-    greedy = " The draft is its own likeliest token." if settings.greedy_draft else ""
-    page = PAGE.format(
-        title=escape(visible(f"Rejection against divergence: {settings.source}")),
-        positions=settings.positions,
-        prompts=settings.prompts,
-        how=f"Temperature {settings.temperature:g}.{greedy}",
-        figure=shown,
-    )
-    replace_file(path, lambda file: file.write(page.encode()))
+    values = {
+        "title": f"Rejection against divergence: {settings.source}",
+        "settings": settings,
+        "figure": drawn.to_html(full_html=False, include_plotlyjs=True, div_id="map", config=CONFIG),
+    }
+    write_html("map.html", values, path)
 
 
 def page_figure(curves: Sequence[Row], fronts: dict[str, MapFront]) -> go.Figure:
@@ -108,20 +84,23 @@ def page_figure(curves: Sequence[Row], fronts: dict[str, MapFront]) -> go.Figure
             hovertemplate=HOVER,
         )
     )
-    looks = {group: zip(cycle(DASHES), cycle(SYMBOLS), strict=False) for group in GROUPS}
-    order = [row for group in GROUPS for row in curves if row["group"] == group]
-    for row in order:
-        dash, symbol = next(looks[row["group"]])
-        name, colour = GROUPS[row["group"]]
-        stars = ["star" if point["published"] else symbol for point in points_along(row)]
+    looks, by_rule = looks_by_rule(curves), {row["rule"]: row for row in curves}
+    order = [by_rule[spec] for spec in looks]
+    dashes: defaultdict[str, Iterator[str]] = defaultdict(lambda: cycle(DASHES))
+    for row, look in zip(order, looks.values(), strict=True):
+        stars = ["star" if point["published"] else SYMBOLS[look.marker] for point in points_along(row)]
         figure.add_trace(
             go.Scatter(
-                name=label(row["rule"]),
-                legendgroup=row["group"],
-                legendgrouptitle={"text": name, "font": {"size": 12}},
+                name=_escaped(look.label),
+                legendgroup=look.family,
+                legendgrouptitle={"text": look.family, "font": {"size": 12}},
                 mode="lines+markers",
-                line={"color": colour, "width": 1.6, "dash": dash},
-                marker={"symbol": stars, "size": [13 if star == "star" else 6 for star in stars], "color": colour},
+                line={"color": look.colour, "width": 1.6, "dash": next(dashes[look.family])},
+                marker={
+                    "symbol": stars,
+                    "size": [13 if star == "star" else 6 for star in stars],
+                    "color": look.colour,
+                },
                 hovertemplate=HOVER,
             )
         )
@@ -219,4 +198,9 @@ def _texts(row: Row, point: Row, divergence: str, unit: str) -> list[str]:
     knob += ", the published default" if point["published"] else ""
     multiple = point["over_front"][divergence]
     times = "" if multiple is None else f"<br>{float(multiple):.3g} times the least at this rejection"
-    return [escape(row["rule"]), knob, times, unit]
+    return [_escaped(row["rule"]), knob, times, unit]
+
+
+def _escaped(name: str) -> str:
+    """A name in the figure, where plotly.js reads some HTML."""
+    return escape(visible(name))

@@ -12,49 +12,25 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from rich.console import Console
-from rich.table import Table
 from scipy.optimize import isotonic_regression
 
-from decoding.evaluation.comparison.report import LONGEST, empty_table
 from decoding.evaluation.files.pictures import write_png
 from decoding.evaluation.rule_map.front import MapFront
 from decoding.evaluation.rule_map.mapper import RANKED
 from decoding.evaluation.rule_map.options import MapSettings, Row
+from decoding.evaluation.sheets import Sheet, print_sheet, say
 from solvers.divergences import DIVERGENCES as MEASURES
 from solvers.shown import literal
+from tradeoff.fronts.looks import FRONT, QUIET, SHADE, TITLES, Look, look_of, looks_of
 
-FRONT, SHADE, QUIET = "#111111", "#e3e6eb", "#4a5160"
-GROUPS = {
-    "lossless": ("meant to be lossless", "#333333"),
-    "optimal": ("ratio clips", "#1f5fa8"),
-    "ratio": ("softened ratio test", "#3a9179"),
-    "yin": ("Decoding-OPT and UNO", "#d9622b"),
-    "mixture": ("mixtures and switches", "#7d5ba6"),
-    "virtual": ("virtual target", "#c9a227"),
-    "threshold": ("thresholds", "#a63d57"),
-}
-"""Rules by the module they live in: what a reader calls the group, and its colour."""
+LONGEST = 120
+"""Characters of the figure's title."""
 
 STEPS = 5e-5
 """A rejection missed by more was jumped over: the rule moves in steps."""
 
 NAMED_AT = 0.75
 """Share of the lossless rejection at which curves are named: further left they are too near each other."""
-
-
-def label(spec: str) -> str:
-    """A rule's short name on a map: "cascade:variant=tok3" is "cascade tok3"."""
-    name, _, rest = spec.partition(":")
-    if rest and "=" not in rest.partition(":")[0]:  # package.module:Class, a rule of the user's own
-        name, _, rest = rest.partition(":")
-    words = []
-    for part in rest.split(",") if rest else ():
-        key, _, value = part.partition("=")
-        if value in ("true", "false"):
-            words.append(key if value == "true" else f"not {key}")
-        else:
-            words.append(f"{key} {value}" if value[:1].isdigit() else value)
-    return " ".join([name, *words])
 
 
 def curve_rows(rows: Iterable[Row], specs: Sequence[str]) -> list[Row]:
@@ -132,33 +108,24 @@ def _score(row: Row) -> tuple[float, float]:
 def print_rankings(rankings: Sequence[Ranking], settings: MapSettings, smallest: float, screen: Console) -> None:
     """Print one table to a rejection, leaving out what a narrow terminal has no room for."""
     for ranking in rankings:
-        columns = _columns(ranking)
-        roomy, left_out = Console(width=1000), []
-        for name in ("reverse KL", "TV", "knob"):
-            if roomy.measure(_drawn(columns, ranking, settings, left_out)).maximum > screen.width:
-                del columns[name]
-                left_out.append(name)
-        drawn = _drawn(columns, ranking, settings, left_out)
-        # at its own width a terminal that is narrower still folds the lines; squeezed, the table would lose digits
-        Console(file=screen.file, width=roomy.measure(drawn).maximum).print(drawn)
-    lines = [
+        print_sheet(_sheet(ranking, settings), screen)
+    say(
+        screen,
         "Exact means over the positions, which follow texts the target wrote at temperature 1. KL / least: over the "
         "common-price front at the rejection that was reached; [ ]: 95 % bootstrap interval over prompts; ±: standard "
         "error, clustered by prompt. ~: the rule moves in steps, and this is the nearest.",
         f"No rule is below the front: the smallest excess over its tangents, any divergence, is {smallest:.0e}."
         if smallest >= -1e-9
         else f"BELOW THE FRONT by {-smallest:.1e}: this is a bug; please report it with the rows.",
-    ]
-    for text in lines:
-        screen.print(text, highlight=False, markup=False)
+    )
 
 
-def _columns(ranking: Ranking) -> dict[str, list[str]]:
+def _sheet(ranking: Ranking, settings: MapSettings) -> Sheet:
     rows = [row for _, row in ranking.ranked]
     blank = [""] * len(ranking.others)
-    return {
+    columns = {
         "": [str(place) for place, _ in ranking.ranked] + blank,
-        "rule": [label(row["rule"]) for row in [*rows, *ranking.others]],
+        "rule": [look_of(row["rule"]).label for row in [*rows, *ranking.others]],
         "knob": [f"{row['knob']} {row['value']:.4g}" for row in rows] + blank,
         "rejection": [_reached(row) for row in rows] + [_range(row) for row in ranking.others],
         "KL, nats": [_number(row, RANKED, spread=True) for row in rows] + blank,
@@ -166,15 +133,13 @@ def _columns(ranking: Ranking) -> dict[str, list[str]]:
         "TV": [_number(row, "tv") for row in rows] + blank,
         "reverse KL": [_number(row, "reverse_kl") for row in rows] + blank,
     }
-
-
-def _drawn(columns: dict[str, list[str]], ranking: Ranking, settings: MapSettings, left_out: Sequence[str]) -> Table:
-    caption = f"Left out of this narrow terminal, but in the rows: {', '.join(left_out)}." if left_out else None
-    title = f"{settings.source}, {settings.positions} positions: mean rejection {ranking.requested:g}"
-    drawn = empty_table(columns, title, caption)
-    for index, cells in enumerate(zip(*columns.values(), strict=True)):
-        drawn.add_row(*cells, end_section=index == len(ranking.ranked) - 1)
-    return drawn
+    return Sheet(
+        title=f"{settings.source}, {settings.positions} positions: mean rejection {ranking.requested:g}",
+        columns=tuple(columns),
+        rows=tuple(zip(*columns.values(), strict=True)),
+        sections=frozenset({len(rows) - 1}) if rows and blank else frozenset(),
+        spare=("reverse KL", "TV", "knob"),
+    )
 
 
 def _reached(row: Row) -> str:
@@ -208,9 +173,10 @@ def figure(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, pat
     _multiples_panel(panels[2], curves, fronts[RANKED])
     handles = [Line2D([], [], color=FRONT, linewidth=2.4)]
     names = ["front: the least of any rule, at one common price"]
-    for group in (group for group in GROUPS if any(row["group"] == group for row in curves)):
-        handles.append(Line2D([], [], color=GROUPS[group][1], marker="o", markersize=3.5, linewidth=1.4))
-        names.append(GROUPS[group][0])
+    shown = list(looks_by_rule(curves).values())[::-1]  # of a family the first
+    for look in reversed({look.legend: look for look in shown}.values()):
+        handles.append(Line2D([], [], color=look.colour, marker=look.marker, markersize=3.5, linewidth=1.4))
+        names.append(literal(look.legend))
     if any(point["published"] for row in curves for point in row["points"]):
         handles.append(Line2D([], [], color=QUIET, marker="*", markersize=10, linestyle="none"))
         names.append("a rule's published default")
@@ -222,10 +188,18 @@ def figure(rows: Sequence[Row], specs: Sequence[str], settings: MapSettings, pat
     plt.close(drawn)
 
 
+def looks_by_rule(curves: Sequence[Row]) -> dict[str, Look]:
+    """Looks by spec, the families together."""
+    specs = [row["rule"] for row in curves]
+    found = dict(zip(specs, looks_of(specs), strict=True))
+    return dict(sorted(found.items(), key=lambda item: TITLES.index(item[1].family)))
+
+
 def _panel(ax: Axes, curves: Sequence[Row], front: MapFront) -> None:
     right, top = limits(front, curves)
+    looks = looks_by_rule(curves)
     for row in curves:
-        _curve(ax, row, *line(row, front.divergence))
+        _curve(ax, looks[row["rule"]], row, *line(row, front.divergence))
     ax.plot(front.rejection, front.least, color=FRONT, linewidth=2.4, zorder=3)
     ax.fill_between(front.rejection, front.least, color=SHADE, linewidth=0, zorder=0)
     ax.axvspan(0, front.rejection[0], color=SHADE, linewidth=0, zorder=0)  # infinite there, where drafts leak
@@ -238,10 +212,10 @@ def _multiples_panel(ax: Axes, curves: Sequence[Row], front: MapFront) -> None:
     """KL over the least KL at the same rejection, with the curves' names at the right edge."""
     right = NAMED_AT * float(front.rejection[-1])
     heights: dict[str, float] = {}
-    top = 2.0
+    top, looks = 2.0, looks_by_rule(curves)
     for row in curves:
         x, y = multiples(row, front.divergence)
-        _curve(ax, row, x, y)
+        _curve(ax, looks[row["rule"]], row, x, y)
         order = np.argsort(x)
         finite = y[(x <= right) & np.isfinite(y)]
         top = max(top, *finite, 1.0)
@@ -259,12 +233,11 @@ def _multiples_panel(ax: Axes, curves: Sequence[Row], front: MapFront) -> None:
     )
     named = sorted(heights, key=lambda spec: heights[spec])
     ends = [math.log(heights[spec] / 0.94) / math.log(top / 0.94) for spec in named]
-    groups = {row["rule"]: row["group"] for row in curves}
     for spec, end, place in zip(named, ends, _apart(ends, 0.0285), strict=True):
-        colour = GROUPS[groups[spec]][1]
+        colour = looks[spec].colour
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
         ax.annotate(
-            literal(label(spec)),
+            literal(looks[spec].label),
             (1.0, end),
             xytext=(1.06, place),
             xycoords="axes fraction",
@@ -277,14 +250,13 @@ def _multiples_panel(ax: Axes, curves: Sequence[Row], front: MapFront) -> None:
         )
 
 
-def _curve(ax: Axes, row: Row, x: np.ndarray, y: np.ndarray) -> None:
-    colour = GROUPS[row["group"]][1]
+def _curve(ax: Axes, look: Look, row: Row, x: np.ndarray, y: np.ndarray) -> None:
     y = np.where(np.isfinite(y), y, np.nan)
-    ax.plot(x, y, color=colour, linewidth=1.1, alpha=0.85, marker="o", markersize=2.6, zorder=2)
+    ax.plot(x, y, color=look.colour, linewidth=1.1, alpha=0.85, marker=look.marker, markersize=2.8, zorder=2)
     published = np.array([point["published"] for point in points_along(row)])
     if published.any() and len(published) == len(x):
-        look: dict[str, Any] = {"marker": "*", "markersize": 11, "markeredgecolor": "white", "linestyle": "none"}
-        ax.plot(x[published], y[published], color=colour, zorder=4, **look)
+        star: dict[str, Any] = {"marker": "*", "markersize": 11, "markeredgecolor": "white", "linestyle": "none"}
+        ax.plot(x[published], y[published], color=look.colour, zorder=4, **star)
 
 
 def limits(front: MapFront, curves: Sequence[Row]) -> tuple[float, float]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from decoding.evaluation.bootstrap import Estimate
+from decoding.evaluation.sheets import WORDS, Sheet, flat, sections
 from decoding.evaluation.study.results import CellResult, Comparison, Results
 from decoding.evaluation.study.win_rates import detectable
 from solvers.shown import visible
@@ -29,45 +30,11 @@ MEANS = {
 }
 """Column, its name in `CellResult.means`, its format."""
 
-WORDS = frozenset({"rule", "level", "knob", "judge", "asked of", "first\nvs second", "verdict"})
-"""Columns of words: to the left."""
-
 HOW = (
     "Majority: prompts on which the first wins more than half of its comparisons, ties half; exact 95 % interval. "
     "Pairwise: comparisons won, 95 % bootstrap interval over prompts. p: exact two-sided sign test; adjusted: Holm's "
     "over the judge's comparisons. Prompts needed: to settle a win rate as large as this one, at 5 % with power 80 %."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """A table before it is drawn.
-
-    Parameters
-    ----------
-    title
-        What it is.
-    columns, rows
-        Names and cells; a newline is where a narrow table breaks a cell.
-    sections
-        Indices of the last row of each group.
-    spare
-        Columns that a narrow terminal can do without, the most dispensable first.
-    notes
-        Sentences that belong below it.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    sections: frozenset[int]
-    spare: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def flat(text: str) -> str:
-    """A cell or column name on one line."""
-    return text.replace("\n", " ")
 
 
 def spread(estimate: Estimate, form: str) -> str:
@@ -160,7 +127,7 @@ def cells_sheet(results: Results) -> Sheet:
         title="What each rule's texts cost and gave away",
         columns=("rule", "level", "knob", "rejection", "calibrated", *means[1:], "texts", "errors"),
         rows=tuple(_cell_row(cell) for cell in cells),
-        sections=_sections([cell.level for cell in cells]),
+        sections=sections([cell.level for cell in cells]),
         spare=("lossless\nrejection", "tokens\nper text", "errors", "texts", "calibrated", "TV")
         + ("log-likelihood\nper token", "knob", "KL per\nverified token", "tokens\nper call"),
         notes=tuple(notes),
@@ -172,10 +139,6 @@ def _cell_row(cell: CellResult) -> tuple[str, ...]:
     knob = ", ".join(f"{name} {value:.4g}" for name, value in cell.knob.items())
     calibrated = f"{cell.calibrated:.3f}"
     return (cell.rule, cell.level or "", knob, rejection, calibrated, *others, str(cell.texts), str(cell.errors))
-
-
-def _sections(groups: Sequence[str | None]) -> frozenset[int]:
-    return frozenset(place for place, pair in enumerate(zip(groups, groups[1:], strict=False)) if pair[0] != pair[1])
 
 
 def judge_sheets(results: Results) -> list[Sheet]:
@@ -216,7 +179,7 @@ def _judge_sheet(judge: str, group: Sequence[Comparison], names: dict[str, str])
         title=f"Judge {flat(judge)}: how often the first wins",
         columns=tuple(kept),
         rows=tuple(zip(*kept.values(), strict=True)),
-        sections=_sections([each.level for each in group]),
+        sections=sections([each.level for each in group]),
         spare=tuple(name for name in spare if name in kept),
         notes=_judge_notes(group),
     )
@@ -298,8 +261,6 @@ def accounts_sheet(results: Results) -> Sheet:
         title="What the judges did",
         columns=("judge", "asked of", "judgements", "unreadable", "missing", *(n.replace("_", " ") for n in details)),
         rows=tuple(rows),
-        sections=frozenset(),
-        spare=(),
         notes=tuple(notes),
     )
 

@@ -1,33 +1,26 @@
 """A study as people read it: tables in a terminal, the same as Markdown, a figure."""
 
-import html
 import math
 import re
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from decoding.evaluation.bootstrap import Estimate
 from decoding.evaluation.files.kept import replace_file
 from decoding.evaluation.files.pictures import write_png
+from decoding.evaluation.sheets import escaped, flat, markdown_table, pipes, print_sheet, say
 from decoding.evaluation.study.page_parts import (
     FIRST,
     NOISE,
     SECOND,
-    WORDS,
-    Sheet,
     accounts_sheet,
     by_judge,
     cells_sheet,
     configuration_yaml,
-    flat,
     judge_sheets,
     opening,
     provenance_lines,
@@ -36,23 +29,13 @@ from decoding.evaluation.study.page_parts import (
     verdict,
 )
 from decoding.evaluation.study.results import CellResult, Comparison, Example, Results
-from solvers.shown import literal, visible
+from solvers.shown import literal
+from tradeoff.fronts.looks import QUIET, look_of, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOOKS = {
-    "common_price": ("#1f5fa8", "D"),
-    "ratio_clip": ("#4f9d8f", "o"),
-    "decoding_opt": ("#c9a227", "^"),
-    "decoding_uno": ("#d9622b", "s"),
-    "decoding_uno:residual=draft": ("#8c2d19", "v"),
-    "speculative_sampling": ("#333333", "*"),
-}
-"""The same rules look the same in every figure of the package."""
-OTHERS = tuple(zip(("#7d5ba6", "#3a9179", "#b0528f", "#6b7f2a", "#5c6470"), "PXp<>", strict=True))
-QUIET = "#4a5160"
 VERDICTS = {NOISE: "#222222", FIRST: "#1f5fa8", SECOND: "#a63d57"}
 ROW, PANEL, MARGIN = 0.235, 4.3, 1.0
 """Heights of a row of the forest plot, of the other panel, and of what is around them, inches."""
@@ -60,51 +43,16 @@ ROW, PANEL, MARGIN = 0.235, 4.3, 1.0
 LONGEST = 46
 """Characters of a name in the figure."""
 
-FOLDED = 26
-"""Width beyond which a terminal folds a verdict: reasons of refusals are long."""
-
 
 def print_results(results: Results, screen: Console) -> None:
     """Print every table, leaving out the columns that a narrow terminal has no room for."""
-    _say(screen, visible(flat(results.title)), " ".join(opening(results)))
+    say(screen, flat(results.title), " ".join(opening(results)))
     for sheet in (cells_sheet(results), *judge_sheets(results), accounts_sheet(results)):
         if sheet.rows:
-            _print_sheet(sheet, screen)
+            print_sheet(sheet, screen)
     if line := published_line(results):
-        _say(screen, line)
-    _say(screen, *(f"Made with: {visible(line)}" for line in provenance_lines(results)))
-
-
-def _say(screen: Console, *lines: str) -> None:
-    for line in lines:
-        screen.print(line, highlight=False, markup=False, emoji=False)
-
-
-def _print_sheet(sheet: Sheet, screen: Console) -> None:
-    roomy, left_out = Console(width=10_000), []
-    for name in sheet.spare:
-        if roomy.measure(_drawn(sheet, left_out)).maximum <= screen.width:
-            break
-        left_out.append(name)
-    drawn = _drawn(sheet, left_out)
-    # at its own width a terminal that is narrower still folds the lines; squeezed, the table would lose digits
-    Console(file=screen.file, width=max(screen.width, roomy.measure(drawn).maximum)).print(drawn)
-    _say(screen, *map(visible, sheet.notes))
-    if left_out:
-        _say(screen, f"Left out of this narrow terminal: {', '.join(map(flat, left_out))}.")
-    _say(screen, "")
-
-
-def _drawn(sheet: Sheet, left_out: Sequence[str]) -> Table:
-    drawn = Table(title=Text(visible(sheet.title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    kept = [place for place, name in enumerate(sheet.columns) if name not in left_out]
-    for name in (sheet.columns[place] for place in kept):
-        folded = name == "verdict"
-        justify = "left" if name in WORDS else "right"
-        drawn.add_column(Text(visible(name)), justify=justify, no_wrap=not folded, max_width=FOLDED if folded else None)
-    for index, row in enumerate(sheet.rows):
-        drawn.add_row(*(Text(visible(row[place])) for place in kept), end_section=index in sheet.sections)
-    return drawn
+        say(screen, line)
+    say(screen, *(f"Made with: {line}" for line in provenance_lines(results)))
 
 
 def write_markdown(results: Results, path: Path) -> None:
@@ -120,42 +68,29 @@ def write_markdown(results: Results, path: Path) -> None:
 
 def markdown(results: Results) -> str:
     """All tables, what was shown of the texts, and the configuration, as GitHub Markdown."""
-    parts = [f"# {_escaped(flat(results.title))}", *map(_escaped, opening(results))]
+    parts = [f"# {escaped(flat(results.title))}", *map(escaped, opening(results))]
     for sheet in (cells_sheet(results), *judge_sheets(results), accounts_sheet(results)):
         if sheet.rows:
-            parts += [f"## {_escaped(sheet.title)}", _table(sheet), *map(_escaped, sheet.notes)]
+            parts += [f"## {escaped(sheet.title)}", markdown_table(sheet), *map(escaped, sheet.notes)]
     if line := published_line(results):
-        parts += ["## Published win rates", _escaped(line)]
+        parts += ["## Published win rates", escaped(line)]
     if results.examples:
         names = rule_names(results)
         parts += ["## Texts side by side", *(_side_by_side(example, names) for example in results.examples)]
-    parts += ["## Made with", *map(_escaped, provenance_lines(results))]
-    parts += ["## Configuration", f"Hash: {_escaped(str(results.configuration.get('hash', 'none')))}"]
+    parts += ["## Made with", *map(escaped, provenance_lines(results))]
+    parts += ["## Configuration", f"Hash: {escaped(str(results.configuration.get('hash', 'none')))}"]
     parts.append(_fenced(configuration_yaml(results)))
     return "\n\n".join(parts) + "\n"
 
 
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    marked = re.sub(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", html.escape(visible(text), False))
-    return marked.replace("\n", "<br>").replace("\t", " ")
-
-
-def _table(sheet: Sheet) -> str:
-    rules = ["---" if name in WORDS else "---:" for name in sheet.columns]
-    rows = [[_escaped(flat(cell)) for cell in row] for row in (sheet.columns, *sheet.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:]))
-
-
 def _side_by_side(example: Example, names: dict[str, str]) -> str:
     texts = {cell: "".join(token.text for token in tokens) for cell, tokens in example.texts.items()}
-    heads = [_escaped(names.get(cell, cell)) for cell in texts]
-    shown = [_escaped(text) or "*no tokens*" for text in texts.values()]
-    rows = (heads, ["---"] * len(heads), shown)
-    prompt = f"Prompt at {_escaped(example.level)}" if example.level else "Prompt"
+    heads = [escaped(names.get(cell, cell)) for cell in texts]
+    shown = [escaped(text) or "*no tokens*" for text in texts.values()]
+    prompt = f"Prompt at {escaped(example.level)}" if example.level else "Prompt"
     if not texts:
-        return f"{prompt}: {_escaped(example.prompt)}"
-    return f"{prompt}: {_escaped(example.prompt)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        return f"{prompt}: {escaped(example.prompt)}"
+    return f"{prompt}: {escaped(example.prompt)}\n\n" + pipes(heads, ["---"] * len(heads), shown)
 
 
 def _fenced(text: str) -> str:
@@ -210,9 +145,7 @@ def _divergences(ax: "Axes", results: Results) -> None:
     # room for the legend above the curves
     top = (1.1 + 0.07 * len(rules)) * max((cell.means["kl_per_token"].value for cell in finite), default=0.0) or 1.0
     right = 1.12 * max((cell.means["rejection"].value for cell in finite), default=0.0) or 1.0
-    others = cycle(OTHERS)
-    for rule in rules:
-        colour, mark = LOOKS.get(rule) or next(others)
+    for rule, look in zip(rules, looks_of(rules), strict=True):
         group = sorted((cell for cell in finite if cell.rule == rule), key=lambda cell: cell.means["rejection"].value)
         x, y = ([cell.means[name] for cell in group] for name in ("rejection", "kl_per_token"))
         ax.errorbar(
@@ -220,12 +153,12 @@ def _divergences(ax: "Axes", results: Results) -> None:
             [each.value for each in y],
             xerr=_bars(x),
             yerr=_bars(y),
-            color=colour,
-            marker=mark,
+            color=look.colour,
+            marker=look.marker,
             markersize=5,
             linewidth=1.4,
             elinewidth=0.9,
-            label=_plain(rule) + _undrawn(rule, results.cells),
+            label=_plain(look.label) + _undrawn(rule, results.cells),
         )
     ax.set(xlim=(0, right), ylim=(-0.02 * top, top))
     ax.set(xlabel="mean rejection probability (less is faster)", ylabel="mean KL(output, target) per token, nats")
@@ -251,7 +184,7 @@ def _bars(estimates: Sequence[Estimate]) -> np.ndarray:
 
 def _forest(ax: "Axes", groups: dict[str, list[Comparison]], results: Results) -> None:
     """Win rates in percent, one row to a comparison, under each judge's name; published ones hollow."""
-    names = rule_names(results)
+    names = {cell: look_of(rule).label for cell, rule in rule_names(results).items()}
     firsts = {names.get(each.first, each.first) for each in results.comparisons}
     labels: list[str] = []
     bold: list[int] = []
