@@ -1,6 +1,6 @@
 """The verification rules, by family: small frozen values; `from_spec` builds one by name, `available` lists them."""
 
-from tradeoff.rules.blocks import ApproximateSD, BlockVerification, Consultant, FLy
+from tradeoff.rules.blocks import ApproximateSD, BlockPrice, BlockVerification, Consultant, FLy
 from tradeoff.rules.info import Family, Knob, RuleInfo
 from tradeoff.rules.lossless import OpenVINO, SampleMatch, SpeculativeSampling
 from tradeoff.rules.mixture import Cascade, Contrastive, Ensemble, Fuzzy, Synthetic
@@ -19,6 +19,7 @@ __all__ = [
     "AdditiveSlack",
     "ApproximateSD",
     "BiLD",
+    "BlockPrice",
     "BlockVerification",
     "Cactus",
     "Cascade",
