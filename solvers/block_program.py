@@ -99,15 +99,15 @@ def solve_block(tree: BlockTree, *, price: float | None = None, length: float | 
     accepted, stopped, flows, bounds, nats = _program(tree)
     total = cp.sum(cp.hstack([cp.sum(each) for each in accepted]))
     if length is None:
+        assert price is not None, "one of the two is given"
         problem = cp.Problem(cp.Minimize(nats - price * total), [*flows, *bounds])
         status = run_solver(problem, nats)
     else:
-        enough = total >= length
+        enough: Any = total >= length
         problem = cp.Problem(cp.Minimize(nats), [*flows, *bounds, enough])
         status = run_solver(problem, nats)
-        price = float(enough.dual_value)  # pyright: ignore[reportArgumentType]
+        price = float(enough.dual_value)
     policy = _policy(tree, accepted, stopped)
-    assert price is not None
     return BlockOptimum(
         policy=policy,
         nats=policy.nats(tree),

@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 from numbers import Real
+from typing import TYPE_CHECKING
 
-from solvers.block_program import BlockOptimum, BlockTree, solve_block
 from solvers.errors import InputError
 from solvers.printing import lines, number
 from tradeoff.outcome.block import PrefixLaws, checked_tree
+
+if TYPE_CHECKING:
+    from solvers.block_program import BlockOptimum, BlockTree
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockPoint:
     """A point of the front; `optimum` holds the policy's masses and the bound that proves it."""
 
-    optimum: BlockOptimum
+    optimum: "BlockOptimum"
 
     @property
     def nats(self) -> float:
@@ -54,7 +57,7 @@ class BlockPoint:
 class BlockFront:
     """Least nats against expected accepted tokens of one block; `at` gives its points."""
 
-    tree: BlockTree
+    tree: "BlockTree"
 
     def at(self, *, length: float | None = None, price: float | None = None) -> BlockPoint:
         """The point at an expected accepted length, or at a price in nats per accepted token: one of the two."""
@@ -64,6 +67,8 @@ class BlockFront:
         most = float(len(self.tree.draft)) if price is None else 100.0
         if not (isinstance(value, Real) and 0 <= value <= most):
             raise InputError(f"{name}: expected a number from 0 to {most:g}; got {value!r}; choose one in that range")
+        from solvers.block_program import solve_block  # cvxpy loads on use
+
         return BlockPoint(optimum=solve_block(self.tree, length=length, price=price))
 
 
@@ -75,4 +80,6 @@ def solve_block_pareto(draft: PrefixLaws, target: PrefixLaws, *, draft_length: i
     InputError
         Laws that are not laws, lengths below 1, or a tree that is too large.
     """
+    from solvers.block_program import BlockTree  # cvxpy loads on use
+
     return BlockFront(tree=BlockTree(**checked_tree(draft, target, draft_length=draft_length)))
