@@ -33,6 +33,7 @@ from solvers.errors import InputError, SolverError
 from tradeoff import chains, conformance, rules
 from tradeoff.conversion import Conversion, convert
 from tradeoff.fronts.alternatives import Alternatives
+from tradeoff.fronts.block import solve_block_pareto
 from tradeoff.fronts.multi_draft import solve_multi_draft_pareto
 from tradeoff.fronts.pareto import ParetoFront, ParetoPoint, solve_pareto
 from tradeoff.fronts.residual import best_residual
@@ -63,6 +64,7 @@ __all__ = [
     "f_divergence",
     "joint_law",
     "rules",
+    "solve_block_pareto",
     "solve_multi_draft_pareto",
     "solve_pareto",
 ]

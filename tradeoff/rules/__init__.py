@@ -5,7 +5,7 @@ target; in other divergences there may be better ones. *Leaks*: it emits tokens 
 as masked ones. *Lossless*: the output follows the target's law. *Bonus*: the token after a fully accepted block.
 """
 
-from tradeoff.rules.blocks import ApproximateSD, BlockVerification, Consultant, FLy
+from tradeoff.rules.blocks import ApproximateSD, BlockPrice, BlockVerification, Consultant, FLy
 from tradeoff.rules.info import Family, Knob, RuleInfo
 from tradeoff.rules.lossless import OpenVINO, SampleMatch, SpeculativeSampling
 from tradeoff.rules.mixture import Cascade, Contrastive, Ensemble, Fuzzy, Synthetic
@@ -24,6 +24,7 @@ __all__ = [
     "AdditiveSlack",
     "ApproximateSD",
     "BiLD",
+    "BlockPrice",
     "BlockVerification",
     "Cactus",
     "Cascade",

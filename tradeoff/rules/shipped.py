@@ -111,6 +111,9 @@ SHIPPED = (
     ),
     _entry("common_price", optimal.CommonPrice, "docs/theory.md T4", knob=_knob("price", 0.0, 700.0, "power")),
     _entry("block_verification", blocks.BlockVerification, "arXiv 2403.10444", kind="block", lossless=True),
+    _entry(
+        "block_price", blocks.BlockPrice, "docs/theory.md T16", kind="block", knob=_knob("price", 0.0, 700.0, "power")
+    ),
     _entry("fly", blocks.FLy, "arXiv 2511.22972", kind="block"),
     _entry("consultant", blocks.Consultant, "arXiv 2506.02391 (secondary source)", kind="block"),
     _entry("approximate_sd", blocks.ApproximateSD, "arXiv 2608.03447", kind="block"),
