@@ -14,6 +14,7 @@ from solvers.certificate import Certificate
 from solvers.divergences import Divergence, f_divergence
 from solvers.errors import InputError, SolverError
 from tradeoff import chains, conformance, rules
+from tradeoff.calls import CallSchedule, call_schedule
 from tradeoff.conversion import Conversion, convert
 from tradeoff.fronts.alternatives import Alternatives
 from tradeoff.fronts.multi_draft import solve_multi_draft_pareto
@@ -27,6 +28,7 @@ from tradeoff.rule import Rule
 
 __all__ = [
     "Alternatives",
+    "CallSchedule",
     "Certificate",
     "Conversion",
     "Divergence",
@@ -38,6 +40,7 @@ __all__ = [
     "Rule",
     "SolverError",
     "best_residual",
+    "call_schedule",
     "chains",
     "conformance",
     "convert",
