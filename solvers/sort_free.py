@@ -289,7 +289,7 @@ def _by_blocks(
         levels = np.concatenate(
             [
                 solve(_Rows(first[part, :], second[part, :], block), values[part])
-                for part in (slice(at, min(at + rows, count)) for at in range(0, count, rows))
+                for part in (slice(at, min(at + rows, count)) for at in range(0, max(count, 1), rows))
             ]
         )
     return like(levels.reshape((*leading, *levels.shape[1:])), draft)

@@ -31,6 +31,7 @@ from solvers.certificate import Certificate
 from solvers.divergences import Divergence, f_divergence
 from solvers.errors import InputError, SolverError
 from tradeoff import chains, conformance, rules
+from tradeoff.calls import CallSchedule, call_schedule
 from tradeoff.conversion import Conversion, convert
 from tradeoff.fronts.alternatives import Alternatives
 from tradeoff.fronts.block import solve_block_pareto
@@ -45,6 +46,7 @@ from tradeoff.rule import Rule
 
 __all__ = [
     "Alternatives",
+    "CallSchedule",
     "Certificate",
     "Conversion",
     "Divergence",
@@ -56,6 +58,7 @@ __all__ = [
     "Rule",
     "SolverError",
     "best_residual",
+    "call_schedule",
     "chains",
     "conformance",
     "convert",

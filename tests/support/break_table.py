@@ -260,9 +260,9 @@ DECODING = (
     ),
     Break(
         name="several-first",
-        file="decoding/verification/several.py",
-        old="rejection = rejection * distance",
-        new="rejection = distance",
+        file="decoding/verification/multi_draft.py",
+        old="rejection = rejection * total_variation(p, left)",
+        new="rejection = total_variation(p, left)",
         why="several drafts are rejected with the product of their chances",
         tests=("tests/decoding/test_batch.py",),
     ),

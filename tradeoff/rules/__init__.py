@@ -11,6 +11,7 @@ from tradeoff.rules.lossless import OpenVINO, SampleMatch, SpeculativeSampling
 from tradeoff.rules.mixture import Cascade, Contrastive, Ensemble, Fuzzy, Synthetic
 from tradeoff.rules.multi_draft import GreedyMultiDraft, KSeq, RecursiveRejection, SGLangTree
 from tradeoff.rules.optimal import CommonPrice, Mentored, RatioClip
+from tradeoff.rules.places import PricedPlaces
 from tradeoff.rules.ratio import EARS, AdditiveSlack, DistillSpec, Lenience, LossySpeculative
 from tradeoff.rules.registry import as_rule, available, from_spec, register
 from tradeoff.rules.threshold import MARS, BiLD, LogitComparison, SGLang, TensorRTRelaxed, TopKGate, Typical
@@ -48,6 +49,7 @@ __all__ = [
     "LossySpeculative",
     "Mentored",
     "OpenVINO",
+    "PricedPlaces",
     "RatioClip",
     "RecursiveRejection",
     "RewardGuided",
