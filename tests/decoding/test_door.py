@@ -179,9 +179,9 @@ def test_a_reader_of_a_streamer_hears_the_end_after_an_error():
 def test_criteria_read_scores_after_the_temperature_as_they_are_given_out():
     shown: list[Any] = []
     output = decoding.generate(
-        TARGET,
-        DRAFT,
         PROMPT,
+        target=TARGET,
+        draft=DRAFT,
         stopping_criteria=[lambda _, scores: shown.append(scores) or len(scores) == 3],
         do_sample=True,
         temperature=0.5,
