@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: env demo test test-fast snapshots check clean
+.PHONY: env demo test test-fast breaks snapshots check clean
 
 env: $(READY)
 
@@ -20,11 +20,19 @@ demo: env
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
 
-# what a change of a formula or of the loop breaks first
+# what a change of a formula or of the loop breaks first: from every room the files that take least and tell most
+FAST := $(addprefix tests/solvers/test_,$(addsuffix .py,closed_form roots divergences certificate_attacks)) \
+	$(addprefix tests/tradeoff/test_,$(addsuffix .py,outcome blocks chains registry own_rules conversion printing)) \
+	$(addprefix tests/decoding/test_,$(addsuffix .py,loop joint_law door verify block_verify sampling drafting cache)) \
+	$(addprefix tests/evaluation/test_,$(addsuffix .py,win_rates findings chat_replies position_file)) \
+	tests/test_imports.py
+
 test-fast: env
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto tests/solvers/test_closed_form.py tests/solvers/test_roots.py \
-		tests/tradeoff/test_outcome.py tests/tradeoff/test_chains.py tests/tradeoff/test_printing.py \
-		tests/decoding/test_loop.py tests/decoding/test_joint_law.py tests/decoding/test_door.py tests/test_imports.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto $(FAST)
+
+# breaks the library on purpose, one line at a time in a copy, and says which test notices; ONLY=name for one of them
+breaks: env
+	$(BIN)/python tests/support/breaks.py $(ONLY)
 
 # takes the pages that reports write as they are now: look at the difference before you commit it
 snapshots: env

@@ -6,7 +6,7 @@ Everything loads torch and transformers on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decoding.drafting import ModelDrafter, PromptLookup, SeveralDrafts, early_exit
+    from decoding.drafting import ModelDrafter, MultiDraft, PromptLookup, early_exit
     from decoding.huggingface import SpeculativeOutput, generate, speculative
     from decoding.huggingface.pair import Pair, load_pair
     from decoding.loop.statistics import Statistics
@@ -22,7 +22,7 @@ __all__ = [
     "Pair",
     "PromptLookup",
     "SequenceBudget",
-    "SeveralDrafts",
+    "MultiDraft",
     "SpeculativeOutput",
     "Statistics",
     "early_exit",
@@ -45,7 +45,7 @@ _ROOMS = {
     "DraftLength": "decoding.policies.draft_length",
     "ModelDrafter": "decoding.drafting",
     "PromptLookup": "decoding.drafting",
-    "SeveralDrafts": "decoding.drafting",
+    "MultiDraft": "decoding.drafting",
     "early_exit": "decoding.drafting",
     "verify": "decoding.verification",
 }

@@ -28,9 +28,10 @@ class Certificate:
     infeasibility
         The largest violation of 0 <= acceptance <= 1, residual >= 0, sum residual = 1 and rejection <= budget, `[...]`.
     unique
-        Whether every optimal rule is known to have this output law, `[...]`: so it is for strictly convex f, but for
-        how draft mass off the target's support is spared; for other f, as TV (Theorem 5), only where nothing may be
-        rejected, or where the output is the target and divergence 0 means equal laws.
+        Whether every optimal rule is known to have this output law, `[...]`. With a strictly convex f they all have it
+        on the target's support; elsewhere they may differ in which draft mass they keep. With another f, such as TV
+        (Theorem 5), it is known only where nothing may be rejected, or where the output is the target and divergence 0
+        means equal laws.
     """
 
     value: Array
@@ -41,9 +42,9 @@ class Certificate:
 
     @property
     def gap(self) -> Array:
-        """Value minus bound, `[...]`: at most so much is lost; zero, up to rounding, at an optimum.
+        """Value minus bound, `[...]`: at most this is lost to the best answer; zero, up to rounding, at an optimum.
 
-        Below zero by more than rounding, something is no law or no rule: no certificate either.
+        If it is below zero by more than rounding, something is no law or no rule, and nothing is proved.
         """
         xp = array_namespace(self.value)
         unattainable = ~xp.isfinite(self.value) & (self.value == self.bound)

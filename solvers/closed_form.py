@@ -12,7 +12,7 @@ from array_api_compat import array_namespace
 
 from solvers.arrays import Array, mass, normalised, positive_part, safe_divide
 from solvers.divergences import DIVERGENCES, Divergence, total_variation
-from solvers.sort_free import ceiling_level, floor_level, levels_at_price
+from solvers.sort_free import LARGEST_LOG, ceiling_level, floor_level, floor_of_block, levels_at_price
 
 
 class ClippedLaw(NamedTuple):
@@ -49,7 +49,7 @@ def lenient_acceptance(draft: Array, target: Array, ceiling: Array) -> Array:
     p, q = draft, target
     xp = array_namespace(p, q)
     accepted = safe_divide(xp.minimum(ceiling_mass(q, ceiling), p), p, 1.0)
-    # C = p / q, times q, may fall short of p: a rejection that is only rounding would make an infinite divergence finite
+    # C = p / q, times q, may fall short of p: a rejection by rounding would make an infinite divergence finite
     whole = accepted > 1.0 - 4.0 * xp.finfo(accepted.dtype).eps
     return xp.where(q > 0, xp.where(whole, xp.ones_like(accepted), accepted), xp.zeros_like(p))
 
@@ -113,3 +113,39 @@ def ratio_clip_at_price(
     """
     price = price + array_namespace(draft).zeros_like(draft[..., 0])
     return ratio_clip(draft, target, *levels_at_price(draft, target, price, divergence))
+
+
+def block_clip(draft: Array, target: Array, weight: Array, price: Array | float) -> Array:
+    """The law clip(p / w, c q, c e^price q) of a position that a drafted block reaches with weight w (T16).
+
+    Parameters
+    ----------
+    draft, target
+        p and q, `[..., vocab]`.
+    weight
+        w, `[...]`, in [0, 1]: the probability that the prefix is accepted. p / w is a measure of mass at least 1; at
+        w = 0 it is infinite wherever p is positive.
+    price
+        At least 0, nats per rejection, a number or `[...]`; 0 gives q, infinity the limit.
+
+    Returns
+    -------
+    law
+        `[..., vocab]`.
+    """
+    xp = array_namespace(draft, target)
+    weight = xp.zeros_like(draft[..., 0]) + weight
+    weight = xp.where(
+        weight < 4 * xp.finfo(draft.dtype).smallest_normal, xp.zeros_like(weight), weight
+    )  # p / w is finite
+    wide = xp.astype(weight, xp.float64)  # e^700 is none of float32
+    spread = xp.clip(xp.zeros_like(wide) + price, 0.0, LARGEST_LOG)
+    infinite = xp.where(draft > 0, xp.full_like(draft, float("inf")), xp.zeros_like(draft))
+    offered = safe_divide(draft, xp.expand_dims(weight, axis=-1), infinite)
+    floor = floor_of_block(offered, target, spread, mass(xp.astype(draft, xp.float64)))
+    largest = 0.5 * float(xp.finfo(draft.dtype).max)
+    ceiling = xp.clip(floor * xp.exp(spread), 0.0, largest)
+    levels = (xp.astype(each, draft.dtype) for each in (floor, ceiling))
+    floor, ceiling = (xp.expand_dims(each, axis=-1) for each in levels)
+    clipped = xp.minimum(xp.maximum(offered, floor * target), ceiling_mass(target, ceiling))
+    return xp.where(xp.expand_dims(spread, axis=-1) > 0, clipped, target)

@@ -1,4 +1,4 @@
-"""The front of several candidates as a convex program in cvxpy: the check of `solvers.multi_draft`.
+"""The front of several drafts as a convex program in cvxpy: the check of `solvers.multi_draft`.
 
 Variables are the output law alone; that some selection reaches it is a linear constraint for every set of tokens, of
 which only those that matter are generated. Laws `[vocab]`, numpy, float64.
@@ -55,9 +55,9 @@ def solve_drafts(
     divergence: str | Divergence,
     replacement: bool = True,
 ) -> DraftsSolution:
-    """Find the least divergence at a probability of emitting none of the candidates.
+    """Find the least divergence at a probability of emitting none of the drafts.
 
-    minimise D(output, target) over laws with output(S) >= Pr(all candidates in S) - R for every set S.
+    minimise D(output, target) over laws with output(S) >= Pr(all drafts in S) - R for every set S.
 
     The sets most violated by a law are the first tokens in the order of draft / output (docs/theory.md T10); all that
     are violated join the program, until none is.
@@ -67,7 +67,7 @@ def solve_drafts(
     draft, target
         Laws `[vocab]`.
     drafts, replacement
-        How candidates are drawn.
+        How drafts are drawn.
     rejection
         R in [0, 1].
     divergence

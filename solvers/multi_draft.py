@@ -1,6 +1,6 @@
-"""Several candidates for one position: the chance that all fall in a set, and the one law they amount to.
+"""Several drafts of one position: the chance that all fall in a set, and the one law they amount to.
 
-K candidates are drawn from the draft p, with replacement or without; mu(S) is the probability that all of them lie in
+K tokens are drawn from the draft p, with replacement or without; mu(S) is the probability that all of them lie in
 a set S of tokens. One of them can be emitted with law pi, except with probability R, iff pi(S) >= mu(S) - R for every
 S (docs/theory.md T10, a). For either way of drawing, the sets that matter are the first tokens in the order of p / q
 (T10, b): one sort, and running sums over it.
@@ -14,17 +14,25 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from solvers.arrays import ROUNDING, Array, like, mass, positive_part, safe_divide, to_numpy
+from solvers.arrays import ROUNDING, Array, like, mass, normalised, positive_part, safe_divide, to_numpy
 from solvers.certificate import Certificate
 from solvers.divergences import Divergence, total_variation
 
 STEP = 1 / 6
 """Step of the trapezoidal rule in log time. On laws of 6 to 12 tokens with masses down to 1e-150 and 2 to 10
-candidates, gains are right to 8e-15 (relative) at 1/6, to 2e-13 at 1/4 and to 4e-9 at 1/3."""
+drafts, gains are right to 8e-15 (relative) at 1/6, to 2e-13 at 1/4 and to 4e-9 at 1/3."""
 
 EARLIEST, LATEST = -20.0, 45.0
-"""By time exp(EARLIEST) two candidates have arrived with probability 4e-18; an event of rate w is missing at LATEST / w
+"""By time exp(EARLIEST) two drafts have arrived with probability 4e-18; an event of rate w is missing at LATEST / w
 with probability 3e-20."""
+
+
+def left_after(draft: Array, law: Array) -> Array:
+    """What a rejected draft leaves of a law q, [q - p]_+ normalised, `[..., vocab]`; q itself where it equals p.
+
+    Repeated, it is recursive rejection: q_{m+1} = left_after(p, q_m), lossless for any number of drafts.
+    """
+    return normalised(positive_part(law - draft), law)
 
 
 def least_rejection(draft: Array, output: Array, drafts: int, *, replacement: bool = True) -> Array:
@@ -42,11 +50,11 @@ def least_rejection(draft: Array, output: Array, drafts: int, *, replacement: bo
 
 
 def effective_draft(draft: Array, target: Array, drafts: int, *, replacement: bool = True) -> Array:
-    """Law s of the best way to pick one candidate and never reject, for every f-divergence to the target (T10, c).
+    """Law s of the best way to pick one draft and never reject, for every f-divergence to the target (T10, c).
 
     With tokens sorted by draft / target, largest first, s / target is the slope of the least concave function above
-    the points (target(S), mu(S)), S running through the first tokens. K candidates are worth exactly as much as one
-    candidate drawn from s: their front is the ratio clip of s and the target.
+    the points (target(S), mu(S)), S running through the first tokens. K drafts are worth exactly as much as one
+    draft drawn from s: their front is the ratio clip of s and the target.
     """
     if drafts == 1:
         return draft
@@ -73,7 +81,7 @@ def chance_gains(draft: Array, drafts: int, *, replacement: bool = True) -> Arra
     drafts
         K, at least 1. Without replacement no more are drawn than the draft has tokens.
     replacement
-        Whether candidates are independent, mu(S) = p(S)^K, or each is drawn from the draft off the others.
+        Whether drafts are independent, mu(S) = p(S)^K, or each is drawn from the draft off the others.
     """
     if drafts == 1:
         return draft
@@ -158,7 +166,7 @@ def certify_drafts(
     replacement: bool,
     divergence: Divergence,
 ) -> Certificate:
-    """Certify an output law against all selections from K candidates that reject at most `budget`.
+    """Certify an output law against all selections from K drafts that reject at most `budget`.
 
     With s = output / target and T_1, T_2, ... the tokens of its largest one, two, ... values, every law pi within reach
     has pi(T_k) >= mu(T_k) - R, and convexity gives (T10, d)
@@ -172,7 +180,7 @@ def certify_drafts(
     budget
         R, `[...]`.
     drafts, replacement
-        How candidates are drawn.
+        How drafts are drawn.
     divergence
         Which one.
 
@@ -212,7 +220,7 @@ def certify_drafts(
 
 
 def least_leak(draft: Array, target: Array, drafts: int, *, replacement: bool = True) -> Array:
-    """Probability that all candidates are off the target's support, `[...]`."""
+    """Probability that all drafts are off the target's support, `[...]`."""
     xp = array_namespace(draft, target)
     order = ranking(draft, target)
     gained = chance_gains(xp.take_along_axis(draft, order, axis=-1), drafts, replacement=replacement)

@@ -113,6 +113,34 @@ def levels_at_price(draft: Array, target: Array, price: Array, divergence: Diver
     return levels[..., 0], levels[..., 1]
 
 
+def floor_of_block(offered: Array, target: Array, price: Array, total: Array) -> Array:
+    """Floor c of clip(offered, c q, c e^price q) with the sum `total`, in KL, where what is offered exceeds a law.
+
+    Parameters
+    ----------
+    offered
+        Masses `[..., vocab]` that sum to at least `total`; infinity is allowed.
+    target
+        q, `[..., vocab]`.
+    price, total
+        `[...]`; prices at most `LARGEST_LOG`.
+    """
+
+    def solve(rows: _Rows, given: np.ndarray) -> np.ndarray:
+        price, wanted = given[:, 0], given[:, 1]
+
+        def clipped(log_floor: np.ndarray) -> np.ndarray:
+            return rows.clipped(np.exp(log_floor), np.exp(log_floor + price))
+
+        # at c = 1 nothing is below q, at c = e^-price nothing above it
+        start = np.maximum(-price / 2, -0.5)
+        root = _log_root(clipped, wanted, clipped(start), low=-price, slope=0.5, start=start, step=rows.step)
+        return np.exp(root)
+
+    xp = array_namespace(price, total)
+    return _by_blocks(solve, offered, target, xp.stack([price, total], axis=-1))
+
+
 class _Rows:
     """Rows of two laws, `[n, vocab]`, and the monotone sums over them; levels come and sums go as numpy `[n]`."""
 
@@ -253,14 +281,15 @@ def _by_blocks(
     first, second = (xp.reshape(xp.astype(each, dtype, copy=False), (-1, vocab)) for each in (draft, target))
     if on_host(draft):  # the same memory, and numpy has the lightest calls
         first, second = to_numpy(first), to_numpy(second)
-    values = to_numpy(quantity).astype(np.float64).reshape(-1)
+    values = to_numpy(quantity).astype(np.float64)
+    values = values.reshape(-1, *values.shape[len(leading) :])
     block = BLOCK if on_host(draft) else first.shape[0] * vocab
     rows, count = max(1, block // vocab), first.shape[0]
     with np.errstate(all="ignore"):
         levels = np.concatenate(
             [
                 solve(_Rows(first[part, :], second[part, :], block), values[part])
-                for part in (slice(at, min(at + rows, count)) for at in range(0, count, rows))
+                for part in (slice(at, min(at + rows, count)) for at in range(0, max(count, 1), rows))
             ]
         )
     return like(levels.reshape((*leading, *levels.shape[1:])), draft)

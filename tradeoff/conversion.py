@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A rule as another.
+    """A rule converted to another that does the same on average.
 
     Parameters
     ----------
@@ -104,9 +104,10 @@ def convert(
         Another, by its spec without the knob: "lenience", "cascade:variant=tok3", "decoding_uno:residual=draft". Or
         the class of a rule that tells its `knob`, as every class of `tradeoff.rules` does.
     at
-        Positions, or a pair (draft, target) of laws `[..., vocab]`. What equals what depends on them.
+        Positions, or a pair (draft, target) of laws `[..., vocab]`. The result depends on them.
     match
-        "rejection": equally fast. A divergence of `solve_pareto`: equally far from the target.
+        "rejection": the rules reject equally often, hence are nearly equally fast. A divergence of `solve_pareto`: they
+        are equally far from the target.
     normalise
         Accept rows of any positive sum and divide by it.
 

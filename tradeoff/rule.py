@@ -160,7 +160,7 @@ class TokenByToken:
 
     def verdict(self, block: Block, state: Hashable) -> Verdict:
         """Return the law of the first rejection and the residuals of the drafted tokens."""
-        count, tokens = len(block.drafted), np.array(block.drafted)
+        count, tokens = len(block.drafted), np.array(block.drafted, dtype=np.intp)
         rule = _with_logits(self.rule, block, slice(count))
         draft, target = block.draft[:count], block.target[:count]
         kept = to_numpy(rule.acceptance(draft, target))[np.arange(count), tokens]

@@ -23,7 +23,8 @@ from scipy.stats import binomtest
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
-from benchmarks.training.pair import SEPARATOR, SEPARATOR_ID, WINDOW, console, read_stories
+from benchmarks.training.pair import console
+from benchmarks.training.stories import SEPARATOR, SEPARATOR_ID, WINDOW, read_stories
 from decoding.embedded import DRAFT, TARGET
 from decoding.evaluation.bootstrap import COVERAGE
 from decoding.evaluation.files.kept import check_settings, read_json, replace_file

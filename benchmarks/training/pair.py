@@ -4,7 +4,6 @@ Run as ``python -m benchmarks.training.pair --text FILE``. The working checkpoin
 the same command again continues from the last of them. The finished pair is written to ``--out``.
 """
 
-import hashlib
 import json
 import math
 import time
@@ -23,23 +22,17 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from benchmarks.training.stories import SEPARATOR, SEPARATOR_ID, WINDOW, Stories, batch_at, read_stories
 from decoding.embedded import PROMPTS
 from decoding.evaluation.files.kept import read_json
 from solvers.errors import InputError
 from solvers.shown import one_line
 
-SEPARATOR = "<|endoftext|>"
-SEPARATOR_ID = 0
 VOCABULARY = 2048
-WINDOW = 512
-WINDOWS_PER_STEP = 4
-SHORTEST_TEXT = 200
 EVALUATE_EVERY = 150
 SAVE_EVERY = 50
 WARM_UP = 150
 HELD_OUT = 0.05
-
-Stories = dict[str, list[np.ndarray]]  # "training" and "held_out"; each story ends with the separator
 
 # BOS, EOS and padding are one token: a story starts where the story before it has ended.
 ROLES = ("bos_token", "eos_token", "pad_token")
@@ -59,27 +52,6 @@ class Recipe:
     dropout: float
     rate: float
     steps: int
-
-
-def read_stories(path: Path) -> tuple[list[str], str]:
-    """Return the stories of a text file and the SHA-256 of its bytes.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or holds fewer than ``SHORTEST_TEXT`` stories.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the training text {path}: {error.strerror}; check --text") from error
-    # What follows the last separator is dropped: in a sample cut by size it is the torso of a story.
-    pieces = raw.decode("utf-8", errors="ignore").split(SEPARATOR)[:-1]
-    stories = [piece.strip() for piece in pieces if piece.strip()]
-    if len(stories) < SHORTEST_TEXT:
-        found = f"{path} holds {len(stories)} stories ended by a {SEPARATOR} line"
-        raise InputError(f"{found}; at least {SHORTEST_TEXT} are needed; give a longer text with --text")
-    return stories, hashlib.sha256(raw).hexdigest()
 
 
 def train_tokenizer(stories: list[str], path: Path) -> transformers.PreTrainedTokenizerFast:
@@ -156,22 +128,6 @@ def rate_at(step: int, recipe: Recipe) -> float:
         return recipe.rate * (step + 1) / WARM_UP
     progress = (step - WARM_UP) / max(1, recipe.steps - WARM_UP)
     return recipe.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def batch_at(stories: list[np.ndarray], step: int, seed: int) -> torch.Tensor:
-    """Return the windows of one step, shape (WINDOWS_PER_STEP, WINDOW), a function of its arguments alone.
-
-    Every epoch joins the stories in a new order and cuts the stream into windows, so a window may start
-    anywhere, and stories follow one another after a separator.
-    """
-    tokens = sum(len(story) for story in stories)
-    steps_per_epoch = (tokens - WINDOW) // (WINDOW * WINDOWS_PER_STEP)
-    epoch, index = divmod(step, steps_per_epoch)
-    draw = np.random.default_rng([seed, epoch])
-    stream = np.concatenate([stories[i] for i in draw.permutation(len(stories))])
-    shift = int(draw.integers(WINDOW))
-    windows = draw.permutation(steps_per_epoch * WINDOWS_PER_STEP).reshape(steps_per_epoch, -1)
-    return torch.from_numpy(np.stack([stream[shift + w * WINDOW :][:WINDOW] for w in windows[index]]))
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def compare_rules(
     top_k: options.TopK = None,
     draft_length: Annotated[int | None, typer.Option(help="Tokens drafted per round.")] = None,
     batch_size: options.BatchSize = None,
-    calibration_positions: Annotated[int | None, typer.Option(help="Real positions on which knobs are set.")] = None,
+    calibration_positions: Annotated[int | None, typer.Option(help="Positions on which knobs are set.")] = None,
     seed: options.Seed = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
@@ -34,9 +34,9 @@ def compare_rules(
 ) -> None:
     """Compare OPT, UNO, the ratio clip and the common price at equal rejection, on the embedded pair or your own.
 
-    Every rule's knob is first set on real positions so that all reject equally often; then each writes texts from the
-    same prompts, and is charged the exact divergence of its output law at every token. It is the shipped configuration
-    `compare` of `tradeoff evaluate`, with its files and reports.
+    A knob makes a rule stricter or looser. Knobs are first set on positions of the target's texts, so that all rules
+    reject equally often. Then each rule writes texts from the same prompts, and its exact divergence from the target is
+    added up at every token. This is the configuration `compare` of `tradeoff evaluate`: it writes the same files.
     """
     run_study(
         "compare",

@@ -12,14 +12,15 @@ from decoding.cli.terminal import check_options, load, one_line_errors, say, scr
 
 def evaluate_rules(
     configuration: Annotated[
-        str, typer.Argument(metavar="CONFIG.yaml", help="A file, or a shipped configuration: small, compare, table1.")
+        str,
+        typer.Argument(metavar="CONFIG.yaml", help="A file, or one that ships: small, compare, table1."),
     ],
     target: options.Target = None,
     draft: options.Draft = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
     prompts: options.Prompts = None,
-    column: Annotated[str | None, typer.Option(help="Where the prompts stand in it.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the prompts in it.")] = None,
     limit: options.Limit = None,
     samples: options.Samples = None,
     max_new_tokens: options.NewTokens = None,
@@ -29,7 +30,9 @@ def evaluate_rules(
     batch_size: options.BatchSize = None,
     seed: options.Seed = None,
     threads: options.Threads = None,
-    force: Annotated[bool, typer.Option("--force", help="Compare also where rejections do not match.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare rules even if they do not reject equally often.")
+    ] = False,
     out: options.Out = Path("runs/evaluate"),
 ) -> None:
     """Evaluate rules on many prompts before judges, at matched rejection: the paper's Table 1 for your own pair.

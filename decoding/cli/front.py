@@ -19,25 +19,33 @@ def show_front(
     divergence: Annotated[
         str, typer.Option(help="tv, kl, reverse_kl, chi2, reverse_chi2, hellinger, js, alpha=<order>, ...")
     ] = "tv,kl",
-    rejection: Annotated[str | None, typer.Option(help="The least divergence at these rejections?")] = None,
-    at_divergence: Annotated[str | None, typer.Option(help="The least rejection within these divergences?")] = None,
-    price: Annotated[str | None, typer.Option(help="The best trade if a rejection costs so much divergence?")] = None,
+    rejection: Annotated[str | None, typer.Option(help="Find the least divergence at these rejections.")] = None,
+    at_divergence: Annotated[
+        str | None, typer.Option(help="Find the least rejection within these divergences.")
+    ] = None,
+    price: Annotated[
+        str | None, typer.Option(help="Find the best trade if one rejection costs this much divergence.")
+    ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="each position its own, or one mean for all; by default mean if there are several."),
+        typer.Option(
+            help="each: one for every position; mean: one for all together, the default if there are several."
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the softmax of logits; by default 1.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the softmax, if the file has logits; by default 1.")
+    ] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide every law by its sum.")] = False,
     json: Annotated[
         Path | None,
         typer.Option(help='Write the grid and the answers, with proofs; infinity is "inf", undefined is null.'),
     ] = None,
-    png: Annotated[Path | None, typer.Option(help="Write a figure, one panel to a divergence.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a figure with one panel per divergence.")] = None,
 ) -> None:
     """Solve the exact front between rejection and divergence for laws in a file.
 
-    Ask at most one question, with several numbers if you like: --rejection, --at-divergence or --price. Without one,
-    the table shows nine points from the draft itself to lossless decoding.
+    Give --rejection, --at-divergence or --price, with one number or several: 0.1,0.2. Without any of the three, the
+    table shows nine points from the draft itself to lossless decoding.
     """
     with one_line_errors("interrupted"):
         question, wanted = _question(rejection=rejection, divergence=at_divergence, price=price)

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 Target = Annotated[str | None, typer.Option(help="Target model: hub name or folder.")]
-Draft = Annotated[str | None, typer.Option(help="Draft model over the same vocabulary.")]
-Limit = Annotated[int | None, typer.Option(help="Use only the first so many prompts.")]
+Draft = Annotated[str | None, typer.Option(help="Draft model, with the target's vocabulary.")]
+Limit = Annotated[int | None, typer.Option(help="Use only this many prompts, the first ones.")]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads; by default 1 for the embedded pair, else torch's choice.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for all files; an interrupted run goes on there.")]
+Out = Annotated[Path, typer.Option(help="Folder for all files; an interrupted run continues there.")]
 
 # of a study: by default what its configuration says
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
@@ -20,7 +20,7 @@ Prompts = Annotated[str | None, typer.Option(help="A file, a dataset's hub name,
 Samples = Annotated[int | None, typer.Option(help="Texts per prompt and rule.")]
 NewTokens = Annotated[int | None, typer.Option(help="Tokens per text.")]
 BatchSize = Annotated[int | None, typer.Option(help="Texts written at once.")]
-Seed = Annotated[int | None, typer.Option(help="Decides every text.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed writes the same texts.")]
 Temperature = Annotated[float | None, typer.Option(help="Of the softmax, in every text, those that set knobs too.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this mass, in every text.")]
 TopK = Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens, in every text.")]

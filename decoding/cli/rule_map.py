@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 def map_rules(
     target: options.Target = None,
     draft: options.Draft = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts: text, one to a line, or a JSON list.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="File of prompts: one to a line, or a JSON list.")] = None,
     positions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npz", help="Take draft_logits and target_logits from a file, not from models."),
+        typer.Option(
+            metavar="FILE.npz", help="Read draft_logits and target_logits from a file instead of running models."
+        ),
     ] = None,
     rules: Annotated[
-        str | None, typer.Option(help="Only these, such as lenience,cascade:variant=tok3; by default all.")
+        str | None, typer.Option(help="Draw only these, such as lenience,cascade:variant=tok3; by default all.")
     ] = None,
     rejection: Annotated[str, typer.Option(help="Mean rejection rates at which rules are ranked.")] = "0.2,0.1,0.05",
     temperature: Annotated[
@@ -33,11 +35,11 @@ def map_rules(
     ] = None,
     top_p: Annotated[float | None, typer.Option(help="The same: only the likeliest tokens of this mass.")] = None,
     top_k: Annotated[int | None, typer.Option(help="The same: only so many of the likeliest tokens.")] = None,
-    greedy_draft: Annotated[bool, typer.Option("--greedy-draft", help="Draft the likeliest token.")] = False,
+    greedy_draft: Annotated[bool, typer.Option("--greedy-draft", help="Always draft the likeliest token.")] = False,
     limit: options.Limit = None,
-    count: Annotated[int | None, typer.Option(help="Real positions; by default 800, or all of a file.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of positions; by default 800, or all of a file.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens per text.")] = 20,
-    seed: Annotated[int, typer.Option(help="Decides every text.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same texts.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Of the models: cpu, cuda, cuda:1, ...")] = "cpu",
     threads: options.Threads = None,

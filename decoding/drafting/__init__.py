@@ -2,8 +2,8 @@
 
 from decoding.drafting.early_exit import early_exit
 from decoding.drafting.model import ModelDrafter
+from decoding.drafting.multi_draft import MultiDraft
 from decoding.drafting.prompt_lookup import PromptLookup
 from decoding.drafting.protocol import Drafter, Proposal
-from decoding.drafting.several import SeveralDrafts
 
-__all__ = ["Drafter", "ModelDrafter", "PromptLookup", "Proposal", "SeveralDrafts", "early_exit"]
+__all__ = ["Drafter", "ModelDrafter", "PromptLookup", "Proposal", "MultiDraft", "early_exit"]

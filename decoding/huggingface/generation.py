@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from decoding.drafting import Drafter, ModelDrafter, SeveralDrafts
+from decoding.drafting import Drafter, ModelDrafter, MultiDraft
 from decoding.huggingface.door import (
     check_arguments,
     check_choices,
@@ -61,18 +61,18 @@ def speculative(
 ) -> Tensor | SpeculativeOutput:
     """Decode speculatively with any rule: `model.generate(**inputs, custom_generate=speculative, draft=..., ...)`.
 
-    Honoured of what `generate` prepares: batches of left-padded prompts, num_return_sequences, generation config,
+    These work as in `generate`: batches of left-padded prompts, num_return_sequences, generation config,
     temperature, top-k, top-p, penalties and custom logits processors (each applied once, to both models),
     max_new_tokens, EOS lists, stopping criteria (asked after every token, row by row), cache_implementation="static",
     do_sample=False (the rule then sees one-hot laws; lossless rules give greedy decoding's text), and past_key_values,
     a DynamicCache or StaticCache: it is read, and filled as `generate` fills it, unless Ctrl-C ends the call.
     Everything else that would reach the model is refused by name.
 
-    `generate` keeps some of its arguments from custom loops. `streamer` gets the prompt, then nothing, not even the
-    end: give text_streamer instead. `tokenizer` is lost, and stop_strings with it: see `decoding.generate`, or give a
-    `StopStringCriteria`. `assistant_model` and `synced_gpus` are lost without a word.
+    `generate` does not pass all of its arguments on to custom loops. A `streamer` gets the prompt and nothing more, not
+    even the end: give text_streamer instead. The `tokenizer` does not arrive, and stop_strings need it: call
+    `decoding.generate`, or give a `StopStringCriteria`. `assistant_model` and `synced_gpus` are dropped silently.
 
-    Training mode is left for the length of the call, as checkpointing of gradients drops the cache.
+    During the call the models are in evaluation mode, because gradient checkpointing drops the cache.
 
     Parameters
     ----------
@@ -191,13 +191,13 @@ def generate(
     input_ids
         The prompts, `[batch, length]`; shorter ones padded on the left, with attention_mask=.
     by_position
-        Nothing: swapped models would run, hence they are given by name.
+        Refused. Give the models by name: a swapped pair would run without an error.
     target, draft
         Causal LMs over one vocabulary; the draft may be a `Drafter`.
     rule, draft_length, generator, account, backend, compiled
         As in `speculative`.
     streamer
-        As in `generate`; for one row. It is told the end also after an error of this loop.
+        As in `generate`; for one row. Its `end` is called even if the loop fails.
     generate_arguments
         Anything `target.generate` takes: attention_mask, max_new_tokens, do_sample, temperature, top_k, top_p,
         num_return_sequences, generation_config, logits_processor, stopping_criteria, stop_strings with tokenizer,
@@ -263,7 +263,7 @@ class _Models:
         target = CachedModel(
             model,
             "target",
-            batch=len(texts.length) * (drafter.drafts if isinstance(drafter, SeveralDrafts) else 1),
+            batch=len(texts.length) * (drafter.drafts if isinstance(drafter, MultiDraft) else 1),
             capacity=max(texts.length) + new_tokens + most + 1,
             static=static,
             compiled=compiled,

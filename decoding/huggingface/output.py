@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.utils.generic import ModelOutput
 
-from decoding.loop.plan import Decoded, Text
+from decoding.loop.plan import Decoded, WrittenText
 from decoding.loop.statistics import Statistics
 from decoding.policies.stopwatch import Seconds
 from solvers.errors import InputError
@@ -152,7 +152,7 @@ def _padding_token(generation_config: Any) -> int:
     return 0 if ends is None else ends if isinstance(ends, int) else ends[0]
 
 
-def _columns(texts: tuple[Text, ...], name: str, scale: float) -> tuple[Tensor, ...]:
+def _columns(texts: tuple[WrittenText, ...], name: str, scale: float) -> tuple[Tensor, ...]:
     # out of inference mode: what is returned may take part in a backward pass
     rows = [[each.clone() for each in getattr(text, name)] for text in texts]
     empty = torch.zeros_like(next(row[0] for row in rows if row))

@@ -55,7 +55,7 @@ def load_pair(
     Raises
     ------
     InputError
-        Names given by position, only one of the two, one that cannot be loaded, or unlike vocabularies.
+        Only one name is given, names are given by position, a model cannot be loaded, or the vocabularies differ.
     """
     check_named("load_pair(target=..., draft=...)", by_position)
     name = pair_name(target, draft)

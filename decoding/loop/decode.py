@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.drafting import Drafter, ModelDrafter, Proposal, SeveralDrafts
-from decoding.loop.plan import Decoded, Plan, Text
+from decoding.drafting import Drafter, ModelDrafter, MultiDraft, Proposal
+from decoding.loop.plan import Decoded, Plan, WrittenText
 from decoding.loop.rounds import Fate, Round
 from decoding.loop.statistics import Recorder
 from decoding.models.cached_model import CachedModel
@@ -67,11 +67,11 @@ class _Row:
     logits: list[Tensor] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
 
-    def text(self) -> Text:
+    def text(self) -> WrittenText:
         """Close the row; what an interrupted round left half recorded is dropped."""
         statistics = self.recorder.statistics()
         kept = statistics.generated
-        return Text(
+        return WrittenText(
             tokens=self.tokens[:kept],
             statistics=statistics,
             error=self.error,
@@ -92,7 +92,7 @@ class _Loop:
     ) -> None:
         device, batch = tokens.device, len(length)
         self.target, self.drafter, self.plan, self.watch = target, drafter, plan, Stopwatch(device)
-        self.drafts = drafter.drafts if isinstance(drafter, SeveralDrafts) else 1
+        self.drafts = drafter.drafts if isinstance(drafter, MultiDraft) else 1
         self.most = plan.draft_length if isinstance(plan.draft_length, int) else plan.draft_length.most
         self.rows = [_Row(length=each) for each in length]
         self.live = list(range(batch))
@@ -202,7 +202,7 @@ class _Loop:
 
     def _follow(self, winner: Tensor, line: Tensor, count: int) -> None:
         """Give every text's drafts what the followed one has."""
-        assert isinstance(self.drafter, SeveralDrafts)
+        assert isinstance(self.drafter, MultiDraft)
         self.tokens[:] = self.tokens[line.repeat_interleave(self.drafts)]
         columns = self.length[:: self.drafts, None] + torch.arange(-1, count, device=self.tokens.device)
         self.target.share(winner, columns)

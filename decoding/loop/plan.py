@@ -61,7 +61,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Text:
+class WrittenText:
     """One decoded text.
 
     Parameters
@@ -87,6 +87,6 @@ class Text:
 class Decoded:
     """A decoded batch: its texts, where the time went, and whether Ctrl-C ended it."""
 
-    texts: tuple[Text, ...]
+    texts: tuple[WrittenText, ...]
     seconds: Seconds
     interrupted: bool

@@ -15,11 +15,11 @@ from solvers.printing import counted, html_table, lines, number
 class Statistics:
     """The account of one generated sequence, or of several put together.
 
-    Per-position arrays cover the verified positions in the order of the text, those at which a drafted token
-    was tested; they come from the laws there, not from counts (Rao-Blackwellised), so they are exact given the
-    text. Bonus tokens are not verified positions: under most rules they follow the target and cost nothing, and what
-    a rule with a bonus law of its own gives away there is not in these columns. Exact columns are nan where nobody
-    asked for them (`account="counts"`), and where a rule judges whole blocks and has no law at one position.
+    A position is *verified* if a drafted token was tested there. Arrays of positions hold the verified ones, in the
+    order of the text. Rejection and divergences are computed from the laws there, not counted (Rao-Blackwellised), so
+    they are exact given the text. Bonus tokens are not verified. Under most rules they follow the target and cost
+    nothing; what a rule with its own bonus law gives away there is not in these columns. Exact columns are nan with
+    `account="counts"`, and for rules that judge whole blocks, which have no law at one position.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Statistics:
     accepted
         Whether its drafted token was accepted, `[verified]`.
     drafted_token
-        That token, `[verified]`; where it was rejected the text has another, or it again by the residual's choice.
+        That token, `[verified]`; where it was rejected, the text has what the residual drew, which may be the same.
     draft_index
         Its place in the drafted block, 0 to draft_length - 1, `[verified]`.
     rejection

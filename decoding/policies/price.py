@@ -262,7 +262,7 @@ class SequenceBudget:
     the part of B that the text's own positions cost so far. What a round did not use is left for the next.
 
     By the chain rule the KL of the law of the whole text from the target's is at most the expected sum, so it is within
-    the budget too. No text looks at its neighbours.
+    the budget too. The texts of a batch do not influence each other.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from tradeoff.rules import (
     Synthetic,
 )
 
-Knob: TypeAlias = float | Tensor
+PerText: TypeAlias = float | Tensor
 """One number, or one per sequence, `[batch]`."""
 
 
@@ -57,7 +57,7 @@ class RatioForm:
     target_weight: float = 1.0
     draft_weight: float = 0.0
     slack: float = 0.0
-    knob: Knob = 0.0
+    knob: PerText = 0.0
     residual: Literal["difference", "fill", "target", "draft"] = "difference"
 
 

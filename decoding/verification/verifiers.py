@@ -12,7 +12,7 @@ from decoding.policies.price import Controller, Spent
 from decoding.sampling.draw import unusable_rows
 from decoding.verification.account import exact_columns
 from decoding.verification.block import verify_block_rule
-from decoding.verification.several import verify_several
+from decoding.verification.multi_draft import verify_multi_draft
 from decoding.verification.step import Backend, Verified, verify
 from solvers.errors import InputError
 from tradeoff.rule import BlockRule, Rule
@@ -151,7 +151,7 @@ class _ByToken:
         return int(hasattr(self._rule, "bonus"))
 
     def decide(self, scored: Scored) -> Decision:
-        """By `verify`, or `verify_several`."""
+        """By `verify`, or `verify_multi_draft`."""
         return _decided(self._rule, scored, self._settings)
 
     def observe(self, spent: Spent) -> None:
@@ -220,7 +220,7 @@ def _decided(rule: Rule | BlockVerification, scored: Scored, settings: _Settings
     if settings.drafts > 1:
         assert not isinstance(rule, BlockVerification)
         texts = len(scored.rows)
-        chosen = verify_several(
+        chosen = verify_multi_draft(
             rule,
             scored.proposal,
             (scored.logits, scored.scores),

@@ -153,19 +153,19 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("step", "rule"), CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("k", [1, 3])
-def test_the_texts_have_the_exact_joint_law(step, rule, k, monkeypatch):
+@pytest.mark.parametrize(("name", "k"), [*((name, 3) for name in CASES), ("consultant", 1)])
+def test_the_texts_have_the_exact_joint_law(name, k, monkeypatch):
+    step, rule = CASES[name]
     monkeypatch.setattr(draw, "on_host", lambda values: False)
     draft, target = prefix_laws(3, horizon=4), prefix_laws(8, horizon=4)
-    rounds = Rounds(step, rule.initial_state(), draft, target, draws=3000, seed=k)
+    rounds = Rounds(step, rule.initial_state(), draft, target, draws=1500, seed=k)
     expected = joint_law(rule, draft, target, draft_length=k, horizon=4).law
     assert chi_square_p_value(rounds.counts(k), expected) > FALSE_ALARM
 
 
 def test_the_comparison_of_texts_finds_a_rule_that_keeps_all():
     draft, target = prefix_laws(3, horizon=4), prefix_laws(8, horizon=4)
-    counts = Rounds(keeps_all, (), draft, target, draws=3000, seed=0).counts(3)
+    counts = Rounds(keeps_all, (), draft, target, draws=1500, seed=0).counts(3)
     assert chi_square_p_value(counts, joint_law(BlockVerification(), draft, target, draft_length=3, horizon=4).law) == 0
 
 

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, pipeline
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 import decoding
-from decoding import ModelDrafter, PromptLookup, SeveralDrafts
+from decoding import ModelDrafter, MultiDraft, PromptLookup
 from solvers.errors import InputError
 from tradeoff.rules import CommonPrice, Lenience, from_spec
 
@@ -176,6 +176,25 @@ def test_a_reader_of_a_streamer_hears_the_end_after_an_error():
     assert streamer.told == OWN[0].tolist()
 
 
+def test_criteria_read_scores_after_the_temperature_as_they_are_given_out():
+    shown: list[Any] = []
+    output = decoding.generate(
+        PROMPT,
+        target=TARGET,
+        draft=DRAFT,
+        stopping_criteria=[lambda _, scores: shown.append(scores) or len(scores) == 3],
+        do_sample=True,
+        temperature=0.5,
+        top_k=0,
+        max_new_tokens=6,
+        output_scores=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        own = TARGET(output.sequences[:, :-1]).logits[:, PROMPT.shape[1] - 1 :] / 0.5
+    torch.testing.assert_close(torch.stack(shown[-1], dim=1), own)
+
+
 def test_criteria_may_say_one_word_and_read_the_scores():
     def stop(input_ids, scores):
         return bool(len(scores) >= 4 and scores[-1].argmax() == input_ids[0, -1])
@@ -255,7 +274,7 @@ def test_offloaded_layers_are_brought_where_they_compute(tmp_path):
         model = copy.deepcopy(TARGET)
         offload(model)
         assert model.device.type == "meta"
-        for pair in ((model, DRAFT), (TARGET, model), (model, SeveralDrafts(model, drafts=2))):
+        for pair in ((model, DRAFT), (TARGET, model), (model, MultiDraft(model, drafts=2))):
             assert torch.equal(decoding.generate(PROMPT, target=pair[0], draft=pair[1], **GREEDY).sequences, OWN)
     with torch.device("meta"):
         nowhere = type(TARGET)(TARGET.config)
@@ -265,7 +284,7 @@ def test_offloaded_layers_are_brought_where_they_compute(tmp_path):
 
 def test_drafters_take_whole_numbers():
     with pytest.raises(InputError, match="drafts: expected a whole number"):
-        SeveralDrafts(DRAFT, drafts=2.5)  # pyright: ignore[reportArgumentType]
+        MultiDraft(DRAFT, drafts=2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="prompt lookup: expected whole numbers"):
         PromptLookup(longest=2.5)  # pyright: ignore[reportArgumentType]
 

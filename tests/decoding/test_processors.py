@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import decoding
-from decoding.drafting import PromptLookup, SeveralDrafts
+from decoding.drafting import MultiDraft, PromptLookup
 from solvers.errors import InputError
 from tradeoff.rules import CommonPrice, SpeculativeSampling
 
@@ -33,11 +33,11 @@ def next_of(words: list[list[int]], written: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
-@pytest.mark.parametrize("draft", [tiny_model(2, 16), PromptLookup(), SeveralDrafts(tiny_model(2, 16), drafts=2)])
+@pytest.mark.parametrize("draft", [tiny_model(2, 16), PromptLookup(), MultiDraft(tiny_model(2, 16), drafts=2)])
 def test_a_prefix_function_that_knows_whole_words_only_gives_the_targets_own_text(draft: Any, kind: str):
     target = tiny_model(28, 16)
-    if isinstance(draft, SeveralDrafts):
-        draft = SeveralDrafts(draft.model, drafts=2, static=kind == "static")
+    if isinstance(draft, MultiDraft):
+        draft = MultiDraft(draft.model, drafts=2, static=kind == "static")
     # tokens of the words stand in the prompts, so that lookup has something to copy
     prompts = torch.tensor([[9, 10, 9], [3, 4, 3], [5, 6, 5], [9, 5, 9]])
     # every row has words of its own, and raises where it is shown another row's text

@@ -12,7 +12,7 @@ from decoding.sampling import draw
 from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification import ratio, ratio_roots
 from decoding.verification.block import verify_block
-from decoding.verification.candidates import verify_drafts
+from decoding.verification.multi_draft import verify_drafts
 from decoding.verification.ratio import verify_ratio
 from decoding.verification.ratio_form import ratio_form
 from decoding.verification.ratio_roots import floor_at_price, floor_for_loss
@@ -88,7 +88,7 @@ def in_turn(monkeypatch):
     monkeypatch.setattr(ratio, "AT_ONCE", 0)
 
 
-@pytest.mark.parametrize("vocab", [2, 60])
+@pytest.mark.parametrize("vocab", [60])
 @every_rule
 def test_all_positions_at_once_and_in_turn_give_the_same_tokens(rule, vocab, monkeypatch):
     draft, target, drafted, uniforms = random_case(vocab, 200, 3, vocab)
@@ -262,7 +262,7 @@ def lost(p, q, ceiling):
 
 
 @pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
-@pytest.mark.parametrize("loss", [0.0, 1e-12, 1e-9, 1e-6, 1e-3, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("loss", [0.0, 1e-12, 1e-3, 0.5])
 def test_the_floor_of_a_loss_gains_it_or_all_there_is(loss, host, monkeypatch):
     monkeypatch.setattr(draw, "on_host", lambda values: host)
     for p, q in hard_pairs():
@@ -273,7 +273,7 @@ def test_the_floor_of_a_loss_gains_it_or_all_there_is(loss, host, monkeypatch):
 
 
 @pytest.mark.parametrize("host", [True, False], ids=["host", "device"])
-@pytest.mark.parametrize("price", [0.0, 1e-6, 1e-3, 0.1, 1.0, 10.0, 100.0, 700.0, math.inf])
+@pytest.mark.parametrize("price", [0.0, 1e-6, 0.1, 10.0, math.inf])
 def test_the_floor_at_a_price_gains_what_the_ceiling_loses(price, host, monkeypatch):
     monkeypatch.setattr(draw, "on_host", lambda values: host)
     for p, q in hard_pairs():

@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 import decoding
-from decoding.drafting import PromptLookup, SeveralDrafts
+from decoding.drafting import MultiDraft, PromptLookup
 from decoding.models import cached_model
 from decoding.models.cached_model import CachedModel
 from solvers.errors import InputError
@@ -116,7 +116,7 @@ def test_texts_that_cross_are_refused(lengths: tuple[int, ...], new_tokens: int,
     for target, draft, name in (
         (model_of("phi3"), other, "target"),
         (other, model_of("phi3"), "draft"),
-        (other, SeveralDrafts(model_of("phi3"), drafts=2), "draft"),
+        (other, MultiDraft(model_of("phi3"), drafts=2), "draft"),
     ):
         with pytest.raises(InputError, match=f"{name} model: {message}"):
             decoding.generate(target=target, draft=draft, **given)

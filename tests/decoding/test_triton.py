@@ -93,16 +93,10 @@ def random_step(seed: int, *, batch: int = 6, k: int = 3, vocab: int = 37, dtype
 
 
 @every_form
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_form_follows_its_definition(fused, form, seed):
-    step = random_step(seed)
-    assert_as_expected(form, step, fused(form, step))
-
-
-@every_form
-def test_high_uniforms_reject_early(fused, form):
+def test_every_form_follows_its_definition(fused, form):
     step = random_step(2)
-    step.uniforms[:, :-1] = 1 - 0.1 * step.uniforms[:, :-1]
+    # half of the texts reject early
+    step.uniforms[::2, :-1] = 1 - 0.1 * step.uniforms[::2, :-1]
     accepted, token = fused(form, step)
     assert_as_expected(form, step, (accepted, token))
     assert form.level == "fixed" or min(accepted) < 3
@@ -111,7 +105,7 @@ def test_high_uniforms_reject_early(fused, form):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["lossless", "ceiling", "rejection", "price"])
 def test_half_precision_logits(fused, name, dtype):
-    step = random_step(3, dtype=dtype)._replace(temperature=0.75)
+    step = random_step(3, batch=4, k=2, dtype=dtype)._replace(temperature=0.75)
     assert_as_expected(FORMS[name], step, fused(FORMS[name], step))
 
 
@@ -166,20 +160,20 @@ def test_a_uniform_on_a_boundary_draws_the_token_behind_it(fused):
     assert fused(FORMS["lossless"], step)[1] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("u", [0.0, LAST])
 @every_form
-def test_the_ends_of_the_unit_interval_draw_no_token_without_mass(fused, form, u):
+def test_the_ends_of_the_unit_interval_draw_no_token_without_mass(fused, form):
     # in one block of 100 masses a running sum and a sum end differently
     step = random_step(10, batch=4, k=1, vocab=120)
     step.target[..., :3], step.target[..., -4:] = -torch.inf, -torch.inf
-    step.uniforms[:, -1] = u
+    ends = [0.0, LAST, 0.0, LAST]
+    step.uniforms[:, -1] = torch.tensor(ends, dtype=torch.float64)
     step.uniforms[:2, 0] = LAST
     for text, (accepted, token) in enumerate(zip(*fused(form, step, 128), strict=True)):
         p, q = (each[text].double().softmax(-1).numpy() for each in step[:2])
         knob = float(form.knob)
         masses = q[accepted] if accepted == 1 else masses_after(form, p[0], q[0], knob)
         assert masses[token] > 0
-        assert (masses[:token] if u == 0 else masses[token + 1 :]).sum() <= ROUNDING * masses.sum()
+        assert (masses[:token] if ends[text] == 0 else masses[token + 1 :]).sum() <= ROUNDING * masses.sum()
 
 
 def test_a_residual_of_zeros_gives_way_to_the_target(fused):
@@ -225,7 +219,7 @@ def test_a_rejection_above_the_lossless_one_accepts_as_lossless(fused):
 
 @pytest.mark.parametrize("temperature", [0.02, 1e-30, 50.0])
 def test_no_temperature_overflows(fused, temperature):
-    step = random_step(13)._replace(temperature=temperature)
+    step = random_step(13, batch=2, k=2)._replace(temperature=temperature)
     assert_as_expected(FORMS["lossless"], step, fused(FORMS["lossless"], step))
 
 

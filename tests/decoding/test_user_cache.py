@@ -8,7 +8,7 @@ from tiny import DRAFT, TARGET
 from transformers import DynamicCache, QuantizedCache, StaticCache
 
 import decoding
-from decoding import PromptLookup, SeveralDrafts
+from decoding import MultiDraft, PromptLookup
 from decoding.drafting import ModelDrafter
 from solvers.errors import InputError
 
@@ -102,9 +102,7 @@ def test_a_padded_batch_whose_rows_end_at_different_times(kind):
 
 def test_several_drafts_fill_it_with_the_text_they_agreed_on():
     prompt, ours, own = torch.tensor([[1, 3]]), fresh("dynamic"), fresh("dynamic")
-    output = decoding.generate(
-        prompt, target=TARGET, draft=SeveralDrafts(DRAFT, drafts=3), past_key_values=ours, **GREEDY
-    )
+    output = decoding.generate(prompt, target=TARGET, draft=MultiDraft(DRAFT, drafts=3), past_key_values=ours, **GREEDY)
     assert torch.equal(TARGET.generate(prompt, past_key_values=own, **GREEDY), output.sequences)
     assert_same_columns(ours, own)
 

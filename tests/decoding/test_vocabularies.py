@@ -10,7 +10,7 @@ from tiny import FALSE_ALARM, chi_square_p_value, law_after, tiny_model
 from torch import Tensor
 
 import decoding
-from decoding.drafting import SeveralDrafts
+from decoding.drafting import MultiDraft
 from decoding.evaluation.positions.collect import raw_logits
 from decoding.huggingface.pair import Pair
 from solvers.errors import InputError
@@ -67,7 +67,7 @@ def test_an_end_token_that_the_draft_lacks_ends_the_text_as_in_the_targets_own()
         assert torch.equal(output.sequences, own)
 
 
-@pytest.mark.parametrize("draft", [DRAFT, SeveralDrafts(DRAFT, drafts=2)])
+@pytest.mark.parametrize("draft", [DRAFT, MultiDraft(DRAFT, drafts=2)])
 def test_tokens_that_the_draft_lacks_may_stand_in_the_prompt(draft: Any):
     prompt = torch.tensor([[END, 5, TOKENS - 2, 7, END]])
     arguments = {"do_sample": False, "max_new_tokens": 12}

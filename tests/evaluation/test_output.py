@@ -14,7 +14,6 @@ COMMAND = f"{sys.executable} -c 'from decoding.cli import main; main()'"
     ("end", "code", "message"),
     [
         ("| head -1 >/dev/null", 0, ""),
-        (">&-", 0, ""),
         (">&- 2>&- <&-", 0, ""),
         (">/dev/full", 2, "error: standard output: expected room for the tables; No space left on device"),
     ],

@@ -62,6 +62,13 @@ def test_the_positions_are_those_that_knobs_are_set_on_in_batches_of_any_size(wh
     assert found.prompt.tolist() == laws.prompt.tolist() == [0] * 5 + [1] * 5 + [2] * 5 + [0] * 5 + [1] * 3
 
 
+def test_a_prompt_that_is_met_again_gets_a_fresh_text(whole):
+    _, found = whole
+    first, again = (found.target_logits[start : start + 5] for start in (0, 15))
+    assert np.allclose(first[0], again[0])
+    assert not np.allclose(first, again)
+
+
 def test_texts_are_drawn_as_the_laws_are(tmp_path):
     sampling = Sampling(temperature=0.7, top_p=0.8, top_k=3)
     found = collect(tmp_path / "positions.npz", replace(SETTINGS, sampling=sampling))

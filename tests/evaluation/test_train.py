@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from benchmarks.training import pair as train
+from benchmarks.training.stories import read_stories
 from solvers.errors import InputError
 
 RECIPES = [
@@ -69,6 +70,6 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(text, tmp_pat
 def test_a_text_without_stories_is_a_clear_error(tmp_path):
     (tmp_path / "short.txt").write_text("one story\n<|endoftext|>\n")
     with pytest.raises(InputError, match="at least 200 are needed"):
-        train.read_stories(tmp_path / "short.txt")
+        read_stories(tmp_path / "short.txt")
     with pytest.raises(InputError, match="cannot read the training text"):
-        train.read_stories(tmp_path / "nowhere.txt")
+        read_stories(tmp_path / "nowhere.txt")

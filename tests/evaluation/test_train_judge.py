@@ -17,6 +17,7 @@ from transformers.utils import logging
 from benchmarks.training import judge as train_judge
 from benchmarks.training import pair as train
 from benchmarks.training.judge import JudgeRecipe, JudgeTraining, Story
+from benchmarks.training.stories import read_stories
 from decoding.embedded import TARGET
 from decoding.evaluation.judges import Question, RewardModel
 from decoding.huggingface import load_model, load_tokenizer
@@ -43,7 +44,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stories(text, tokenizer) -> list[Story]:
-    return train_judge.openings(train.read_stories(text)[0], tokenizer)
+    return train_judge.openings(read_stories(text)[0], tokenizer)
 
 
 def small_model() -> Any:

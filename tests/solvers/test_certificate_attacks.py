@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from laws import MEASURES, law_pairs, random_pair, tv
-from test_certificate import bound, every_divergence, every_measure, exact, shared_point
+from test_certificate import bound, every_divergence, every_kind, exact, shared_point
 from tolerances import assert_at_most, assert_close
 
 from solvers.certificate import Certificate
@@ -46,7 +46,7 @@ def test_the_referees_wrong_answer_is_not_certified():
     assert not wrong.holds()
 
 
-@every_measure
+@every_kind
 @pytest.mark.parametrize("levels", NO_LEVELS.values(), ids=NO_LEVELS.keys())
 def test_no_levels_that_are_no_pair_prove_anything(name, levels):
     for seed in range(2):

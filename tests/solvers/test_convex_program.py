@@ -20,7 +20,7 @@ def _without_dust(pair):
     return draft / draft.sum(), target / target.sum()
 
 
-PROBLEMS = {f"random {seed}": random_pair(seed, masked=seed % 3 == 1) for seed in range(96)} | EXTREME_PAIRS
+PROBLEMS = {f"random {seed}": random_pair(seed, masked=seed % 3 == 1) for seed in range(48)} | EXTREME_PAIRS
 PROBLEMS = {name: _without_dust(pair) for name, pair in PROBLEMS.items()}
 problem = pytest.mark.parametrize("pair", PROBLEMS.values(), ids=PROBLEMS.keys())
 
@@ -28,12 +28,12 @@ TABLE = dict(DIVERGENCES) | {f"alpha={order:g}": alpha_divergence(order) for ord
 CURVED = [divergence for name, divergence in TABLE.items() if name != "tv"]
 every_divergence = pytest.mark.parametrize("divergence", TABLE.values(), ids=TABLE.keys())
 curved_divergence = pytest.mark.parametrize("divergence", CURVED, ids=lambda divergence: divergence.name)
-some_seed = pytest.mark.parametrize("seed", range(0, 30, 3))
+some_seed = pytest.mark.parametrize("seed", range(0, 30, 6))
 FRACTIONS = (0.2, 0.5, 0.8)
 
 
 def some_problems():
-    """Thirty of the problems, extreme pairs among them."""
+    """A quarter of the problems, extreme pairs among them."""
     return list(PROBLEMS.values())[::4]
 
 
@@ -74,9 +74,9 @@ def batch(rows=4, vocab=9):
     return draft, target
 
 
-def test_more_than_a_hundred_problems_are_compared():
-    assert len(PROBLEMS) >= 100
-    assert len(some_problems()) >= 28
+def test_more_than_sixty_problems_are_compared():
+    assert len(PROBLEMS) >= 60
+    assert len(some_problems()) >= 15
 
 
 # --- a fixed acceptance: Theorem 4 and T3 -------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_the_price_is_positive_and_is_what_a_little_more_budget_buys(divergence)
 
 @every_divergence
 def test_the_price_problem_has_the_closed_forms_objective_and_law(divergence):
-    for seed in range(0, 30, 3):
+    for seed in range(0, 30, 6):
         draft, target = random_pair(seed + 2, vocab=10)
         price = 0.7 * front_price(divergence, *front((draft, target), 0.5 * float(tv(draft, target)))[:2])
         floor, ceiling = levels_at_price(draft, target, np.asarray(price), divergence)

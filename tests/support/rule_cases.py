@@ -82,7 +82,14 @@ def case(name: str, **params: Any) -> Any:
     return pytest.param(name, params, id=spec_of(name, params))
 
 
+def once(name: str) -> Any:
+    """The case in the middle of a rule's own."""
+    own = [params for each, params in CASES if each == name]
+    return case(name, **own[len(own) // 2])
+
+
 every_case = pytest.mark.parametrize(("name", "params"), [case(name, **params) for name, params in CASES])
+every_rule_once = pytest.mark.parametrize(("name", "params"), [once(name) for name in RULES])
 
 
 def random_pairs(seed: int, shape: tuple[int, ...], *, masks: bool = True) -> tuple[np.ndarray, np.ndarray]:

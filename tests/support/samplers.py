@@ -85,3 +85,36 @@ CORRECT: dict[str, tuple[Callable[..., Any], Any]] = {
     "UNO as printed": (Ratio(epsilon=0.1, replacement="draft"), DecodingUNO(epsilon=0.1, residual="draft")),
     "sample match": (sample_match, SampleMatch()),
 }
+
+
+def nan_as_token_0(draft, target, drafted, uniforms):
+    return 0 if np.isnan(draft + target).any() else Ratio()(draft, target, drafted, uniforms)
+
+
+def ignores_the_draft(draft, target, drafted, uniforms):
+    return inverse_cdf(target.astype(np.float64), uniforms[1])
+
+
+def corrupts_the_target(draft, target, drafted, uniforms):
+    token = Ratio()(draft, target, drafted, uniforms)
+    target -= draft
+    return token
+
+
+def clipped(draft, target, drafted, uniforms, unit=0.0):
+    """Compare with the probability min(1, q / p) and not with the ratio: at a uniform of 1 nothing is kept."""
+    if np.isnan(draft + target).any():
+        raise ValueError("the laws are NaN")
+    p, q = draft.astype(np.float64), target.astype(np.float64)
+    kept = uniforms[0] < min(1.0, q[drafted] / p[drafted] * (1 - unit))
+    return drafted if kept else Ratio().replace(p, q, uniforms[1])
+
+
+def in_float32(draft, target, drafted, uniforms):
+    return clipped(draft, target, drafted, (np.float32(uniforms[0]), uniforms[1]))
+
+
+def crashes_on_masks(draft, target, drafted, uniforms):
+    if target[drafted] == 0:
+        raise ZeroDivisionError(f"no mass at\ntoken {drafted}")
+    return Ratio()(draft, target, drafted, uniforms)

@@ -1,4 +1,4 @@
-"""Theorem 3: batches of drafts against Algorithm 4 with every candidate enumerated, as corrected and as printed."""
+"""Theorem 3: batches of drafts against Algorithm 4 with every draft enumerated, as corrected and as printed."""
 
 import math
 from typing import Any
@@ -41,7 +41,7 @@ CASES = {
 
 @pytest.mark.parametrize("drafts", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
-def test_theorem_3_equals_the_sum_over_all_candidates_and_texts(case, drafts):
+def test_theorem_3_equals_the_sum_over_all_drafts_and_texts(case, drafts):
     laws = CASES[case]
     exact = enumerate_texts(laws, algorithm_4(drafts), 3)
     result = batch_expected_rejections(*laws.chains(), drafts=drafts)
@@ -56,7 +56,7 @@ def test_theorem_3_equals_the_sum_over_all_candidates_and_texts(case, drafts):
 @pytest.mark.parametrize("drafts", [1, 2, 3])
 @pytest.mark.parametrize("version", SLIPS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_dynamic_programme_equals_the_sum_over_all_candidates_and_texts(case, version, drafts):
+def test_the_dynamic_programme_equals_the_sum_over_all_drafts_and_texts(case, version, drafts):
     laws = CASES[case]
     exact = enumerate_texts(laws, algorithm_4(drafts, **SLIPS[version]), 3)
     result = batch_algorithm(*laws.chains(), drafts=drafts, version=version)
@@ -203,7 +203,7 @@ def test_the_published_batch_curves_lie_near_the_recursion_that_starts_at_zero(
         assert abs(means[1] - published) < 0.02 < abs(means[0] - published)
 
 
-def test_starting_at_zero_judges_one_candidate_at_the_first_step():
+def test_starting_at_zero_judges_one_draft_at_the_first_step():
     draft, target = random_laws(28, time=4).chains()
     zero = batch_expected_rejections(draft, target, drafts=4, first_root=0.0)
     one, single = (batch_expected_rejections(draft, target, drafts=drafts) for drafts in (4, 1))
@@ -214,7 +214,7 @@ def test_starting_at_zero_judges_one_candidate_at_the_first_step():
 # --- the two slips of the printed algorithm ---
 
 
-def test_the_printed_algorithm_stops_after_one_candidate():
+def test_the_printed_algorithm_stops_after_one_draft():
     draft, target = random_laws(29, time=1).chains()
     many, one = (batch_algorithm(draft, target, drafts=drafts, version="printed") for drafts in (5, 1))
     assert_close(many.per_step, one.per_step, "mass")

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from samplers import CORRECT, Ratio, inverse_cdf
+from samplers import (
+    CORRECT,
+    Ratio,
+    clipped,
+    corrupts_the_target,
+    crashes_on_masks,
+    ignores_the_draft,
+    in_float32,
+    nan_as_token_0,
+)
 
 from decoding.verification import verify
 from tradeoff import InputError
@@ -32,7 +41,7 @@ def from_generator(sampler):
 
 @pytest.mark.parametrize(("sampler", "rule"), CORRECT.values(), ids=CORRECT.keys())
 def test_a_sampler_that_follows_its_rule_passes_every_case(sampler, rule):
-    report = check(sampler, rule, randomness="uniforms", draws=4000, false_alarm=FALSE_ALARM)
+    report = check(sampler, rule, randomness="uniforms", draws=2000, false_alarm=FALSE_ALARM)
     assert report.passed, str(report)
     assert {each.name for each in report.cases if each.status == "skipped"} == {"uniforms at 1"}
     assert sum(each.kind == "chi-square" and each.p_value is not None for each in report.cases) >= 10
@@ -73,41 +82,8 @@ def test_the_verification_step_of_this_package_passes(rule, exact):
 
     # of one token, block verification is speculative sampling
     known = SpeculativeSampling() if isinstance(rule, BlockVerification) else rule
-    report = check(sampler, known, randomness="uniforms", draws=150)
+    report = check(sampler, known, randomness="uniforms", draws=50)
     assert report.passed, str(report)
-
-
-def nan_as_token_0(draft, target, drafted, uniforms):
-    return 0 if np.isnan(draft + target).any() else Ratio()(draft, target, drafted, uniforms)
-
-
-def ignores_the_draft(draft, target, drafted, uniforms):
-    return inverse_cdf(target.astype(np.float64), uniforms[1])
-
-
-def corrupts_the_target(draft, target, drafted, uniforms):
-    token = Ratio()(draft, target, drafted, uniforms)
-    target -= draft
-    return token
-
-
-def clipped(draft, target, drafted, uniforms, unit=0.0):
-    """Compare with the probability min(1, q / p) and not with the ratio: at a uniform of 1 nothing is kept."""
-    if np.isnan(draft + target).any():
-        raise ValueError("the laws are NaN")
-    p, q = draft.astype(np.float64), target.astype(np.float64)
-    kept = uniforms[0] < min(1.0, q[drafted] / p[drafted] * (1 - unit))
-    return drafted if kept else Ratio().replace(p, q, uniforms[1])
-
-
-def in_float32(draft, target, drafted, uniforms):
-    return clipped(draft, target, drafted, (np.float32(uniforms[0]), uniforms[1]))
-
-
-def crashes_on_masks(draft, target, drafted, uniforms):
-    if target[drafted] == 0:
-        raise ZeroDivisionError(f"no mass at\ntoken {drafted}")
-    return Ratio()(draft, target, drafted, uniforms)
 
 
 BROKEN = {
@@ -123,7 +99,7 @@ BROKEN = {
     "ratio inverted, same support": (
         Ratio(inverted=True),
         "draft claimed but not sampled: possible tokens",
-        r"drafted \d, emitted \d: \d+ times, expected never; and 5 more",
+        r"drafted \d, emitted \d: \d+ times, expected never; and \d more",
     ),
     "NaN is token 0": (nan_as_token_0, "NaN target", "drafted 0: emitted 0, expected an error; and 31 more"),
     "NaN draft is token 0": (nan_as_token_0, "NaN draft", "drafted 0: emitted 0, expected an error"),
@@ -156,7 +132,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("sampler", "name", "detail"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_sampler_is_caught_by_the_case_made_for_it(sampler, name, detail):
-    report = check(sampler, SpeculativeSampling(), randomness="uniforms", draws=1500)
+    report = check(sampler, SpeculativeSampling(), randomness="uniforms", draws=1000)
     found = case(report, name)
     assert found.status == "failed", str(report)
     assert not report.passed

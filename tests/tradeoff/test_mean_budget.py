@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from laws import BACKENDS, MEASURES, random_pair, tv
+from laws import BACKENDS, KINDS, MEASURES, random_pair, tv
 from tolerances import assert_at_most, assert_close, tolerance
 
 from solvers.arrays import to_numpy
@@ -19,8 +19,16 @@ DRAFT, TARGET = (np.stack([pair[side] for pair in ROWS]) for side in (0, 1))
 TV = tv(DRAFT, TARGET)
 LEAK = np.where(TARGET > 0, 0.0, DRAFT).sum(-1)
 WEIGHTS = np.array([0.4, 0.1, 0.3, 0.2])
-every_measure = pytest.mark.parametrize("name", MEASURES)
-strictly_convex = pytest.mark.parametrize("name", [name for name, each in MEASURES.items() if each.strictly_convex])
+every_kind = pytest.mark.parametrize("name", KINDS)
+
+
+def every_kind_at(*fractions):
+    """Every kind once, and every fraction with every few of them."""
+    cases = [(name, fractions[place % len(fractions)]) for place, name in enumerate(KINDS)]
+    return pytest.mark.parametrize(("name", "fraction"), cases)
+
+
+strictly_convex = pytest.mark.parametrize("name", [name for name in KINDS if MEASURES[name].strictly_convex])
 
 
 def front_of(name):
@@ -50,8 +58,7 @@ def test_the_rows_hold_what_they_should():
     assert (TV[:3] > 0.2).all()
 
 
-@every_measure
-@pytest.mark.parametrize("fraction", [0.35, 0.8])
+@every_kind_at(0.35, 0.8)
 def test_no_transfer_between_two_rows_lowers_the_mean_divergence(name, fraction):
     front, mean = front_of(name), fraction * float(WEIGHTS @ TV)
     rejection = split_rejection(front, WEIGHTS[:, None], mean).ravel()
@@ -63,8 +70,7 @@ def test_no_transfer_between_two_rows_lowers_the_mean_divergence(name, fraction)
     assert_at_most(best, WEIGHTS @ front.least_divergence(moves), "divergence")
 
 
-@every_measure
-@pytest.mark.parametrize("fraction", [0.2, 0.7])
+@every_kind_at(0.2, 0.7)
 def test_a_mean_divergence_is_spent_exactly_and_no_split_rejects_less(name, fraction):
     front = front_of(name)
     # finite in every divergence: what rejecting 40 % of every TV, but all of the leak, would cost
@@ -77,7 +83,7 @@ def test_a_mean_divergence_is_spent_exactly_and_no_split_rejects_less(name, frac
     assert_close(WEIGHTS @ front.least_divergence(again).ravel(), mean, "divergence")
 
 
-@every_measure
+@every_kind
 def test_every_answer_is_certified(name):
     front = shared(name)
     widest = float(front.total_variation)
@@ -121,7 +127,7 @@ def test_in_tv_every_split_is_as_good_and_the_mean_falls_one_for_one():
         assert_close(back.mean_rejection, point.mean_rejection, "mass")
 
 
-@every_measure
+@every_kind
 def test_without_a_budget_nothing_is_rejected_and_with_all_of_it_nothing_is_left(name):
     front = shared(name, WEIGHTS)
     none, all_of_it, more = (front.at(rejection=each) for each in (0.0, float(front.total_variation), 1.0))
@@ -133,7 +139,7 @@ def test_without_a_budget_nothing_is_rejected_and_with_all_of_it_nothing_is_left
         assert_close(point.mean_divergence, 0.0, "divergence")
 
 
-@pytest.mark.parametrize("name", ["kl", "chi2", "alpha=1.5"])
+@pytest.mark.parametrize("name", ["kl", "chi2"])
 def test_a_budget_below_the_leak_leaves_an_infinite_divergence_that_nothing_beats(name):
     front = shared(name, WEIGHTS)
     mean = 0.5 * float(WEIGHTS @ LEAK)
@@ -146,7 +152,7 @@ def test_a_budget_below_the_leak_leaves_an_infinite_divergence_that_nothing_beat
     assert enough.certificate.holds(tolerance("divergence"))
 
 
-@every_measure
+@every_kind
 def test_a_row_of_twice_the_weight_is_two_rows(name):
     once = solve_pareto(
         DRAFT[:2], TARGET[:2], divergence=MEASURES[name], budget="mean", weights=[2, 1], rejection=1.0
@@ -209,17 +215,16 @@ def test_positions_of_any_shape_share_a_budget(convert):
 # --- simpler ways --------------------------------------------------------------------------------------------
 
 
-@every_measure
-def test_equal_budgets_and_a_common_ceiling_are_never_better(name):
+@every_kind_at(0.4, 0.8)
+def test_equal_budgets_and_a_common_ceiling_are_never_better(name, fraction):
     front = shared(name)
-    for fraction in (0.4, 0.8):
-        mean = fraction * float(front.total_variation)
-        found = front.alternatives(rejection=mean)
-        assert_close(found.rejection, mean, "mass")
-        assert_close(found.common_price, front.at(rejection=mean).mean_divergence, "divergence")
-        for value in (found.equal_budgets, found.common_ceiling):
-            assert_at_most(found.common_price, value, "divergence")
-        assert min(found.gain.values()) >= 1 - tolerance("divergence")
+    mean = fraction * float(front.total_variation)
+    found = front.alternatives(rejection=mean)
+    assert_close(found.rejection, mean, "mass")
+    assert_close(found.common_price, front.at(rejection=mean).mean_divergence, "divergence")
+    for value in (found.equal_budgets, found.common_ceiling):
+        assert_at_most(found.common_price, value, "divergence")
+    assert min(found.gain.values()) >= 1 - tolerance("divergence")
 
 
 def test_the_alternatives_are_what_they_say():
@@ -265,13 +270,13 @@ def test_alternatives_take_torch_laws():
 
 def test_a_shared_budget_needs_a_few_arrays_and_works_in_pieces(monkeypatch):
     rng = np.random.default_rng(0)
-    draft, target = rng.dirichlet(np.full(500, 0.1), size=(2, 60))
-    whole = solve_pareto(draft, target, divergence="kl", budget="mean", rejection=[0.1, 0.3])
+    draft, target = rng.dirichlet(np.full(5000, 0.1), size=(2, 8))  # few pieces: tracing takes its time call by call
+    whole = solve_pareto(draft, target, divergence="kl", budget="mean", rejection=0.1)
     expected = whole.at(rejection=0.2)
-    monkeypatch.setattr("solvers.arrays.PIECE", 1000)
+    monkeypatch.setattr("solvers.arrays.PIECE", 5000)
     given = draft.nbytes + target.nbytes
     tracemalloc.start()
-    front = solve_pareto(draft, target, divergence="kl", budget="mean", rejection=[0.1, 0.3])
+    front = solve_pareto(draft, target, divergence="kl", budget="mean", rejection=0.1)
     solved = tracemalloc.get_traced_memory()[1] / given
     tracemalloc.reset_peak()
     point = front.at(rejection=0.2)

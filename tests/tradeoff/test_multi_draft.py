@@ -127,7 +127,7 @@ def test_with_replacement_all_are_rejected_with_the_product_of_total_variations(
     assert_close(evaluate_multi_draft(WITH, *pair, drafts=drafts).rejection, product, "mass")
 
 
-def test_without_replacement_the_candidates_run_out_with_the_draft():
+def test_without_replacement_the_drafts_run_out_with_the_draft():
     draft = np.array([0.5, 0.3, 0.2, 0.0])
     tuples = dict(WITHOUT.proposals(draft, 5))
     assert set(tuples) == set(itertools.permutations(range(3)))
@@ -143,7 +143,7 @@ def subsets(vocab):
 
 
 def best_acceptance(rule, draft, target, drafts):
-    """Most that any selection from these candidates can accept: 1 + min over H of q(H) - Pr(all candidates in H)."""
+    """Most that any selection from these drafts can accept: 1 + min over H of q(H) - Pr(all drafts in H)."""
     tuples = list(rule.proposals(draft, drafts))
     return 1 + min(
         target[inside].sum() - sum(chance for tokens, chance in tuples if inside[list(tokens)].all())

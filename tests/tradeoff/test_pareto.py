@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from laws import (
     EXTREME_PAIRS,
+    KINDS,
     MEASURES,
     SUBNORMAL_PAIRS,
     law_pairs,
@@ -20,7 +21,7 @@ from tradeoff import InputError, SolverError, f_divergence, solve_pareto
 
 DRAFT = np.array([0.7, 0.2, 0.1])
 TARGET = np.array([0.4, 0.4, 0.2])
-every_measure = pytest.mark.parametrize("name", MEASURES)
+every_kind = pytest.mark.parametrize("name", KINDS)
 every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
 extreme = pytest.mark.parametrize("pair", EXTREME_PAIRS.values(), ids=EXTREME_PAIRS.keys())
 
@@ -111,7 +112,7 @@ def test_subnormal_masses_neither_warn_nor_lose_the_rejection(name, pair):
 # --- three questions -----------------------------------------------------------------------------------------
 
 
-@every_measure
+@every_kind
 def test_the_three_questions_lead_to_the_same_point(name):
     for seed in range(0, 12, 3):
         front = solve_pareto(*random_pair(seed, vocab=8), divergence=MEASURES[name], rejection=0.0)
@@ -128,7 +129,7 @@ def test_the_three_questions_lead_to_the_same_point(name):
         assert by_price.certificate.holds(tolerance("divergence"))
 
 
-@every_measure
+@every_kind
 @settings(max_examples=20)
 @given(
     pair=law_pairs(), price=st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(1e-3, 20)), seed=st.integers(0, 99)
@@ -142,7 +143,7 @@ def test_no_rejection_costs_less_than_the_one_at_a_price(name, pair, price, seed
     assert point.certificate.holds(tolerance("divergence"))
 
 
-@every_measure
+@every_kind
 @settings(max_examples=20)
 @given(pair=law_pairs(), fraction=st.floats(0.01, 0.99))
 def test_a_divergence_budget_is_kept_and_a_smaller_rejection_would_break_it(name, pair, fraction):
@@ -156,12 +157,10 @@ def test_a_divergence_budget_is_kept_and_a_smaller_rejection_would_break_it(name
     assert_at_most(wanted, fewer.divergence, "divergence")
 
 
-@every_measure
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "alpha=3"])  # of 1e150 it is beyond float64
 @extreme
 def test_the_ends_of_the_front_answer_the_extreme_questions(name, pair):
     draft, target = pair
-    if name == "alpha=3" and 0 < target.min() < 1e-100:
-        return  # the cube of a ratio of 1e150 is beyond float64
     front = solve_pareto(draft, target, divergence=MEASURES[name], rejection=0.0)
     own = float(front.at(rejection=0.0).divergence)
     for question in ({"rejection": 0.0}, {"divergence": 2 * own}, {"divergence": np.inf}):

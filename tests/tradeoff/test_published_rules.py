@@ -10,7 +10,7 @@ import pytest
 import torch
 from laws import EXTREME_PAIRS, tv
 from oracles import ORACLES, chi_square, enumerate_round, enumerate_token, kl_divergence, total_variation
-from rule_cases import BATCHES, CASES, RULES, Judged, case, every_case, random_pairs, spec_of
+from rule_cases import BATCHES, CASES, RULES, Judged, case, every_case, every_rule_once, random_pairs, spec_of
 from tolerances import assert_at_most, assert_close, assert_law
 
 from solvers.convex_program import JointProgram
@@ -176,7 +176,7 @@ def test_these_rules_are_off_the_tv_front_by_what_enumeration_says(name, params,
     assert published is None or abs(golden - published) < 0.02
 
 
-@every_case
+@every_rule_once
 def test_no_rule_is_below_the_front_of_any_divergence_at_its_own_rejection(name, params):
     draft, target = random_pairs(CASES.index((name, params)), (400, 6))
     outcome = Judged(name, params, draft, target).outcome
@@ -334,7 +334,7 @@ def test_what_raw_logits_decide_changes_with_a_constant_that_no_law_shows(name):
         evaluate(name, draft, target)
 
 
-@every_case
+@every_rule_once
 def test_batches_in_numpy_and_torch_agree_with_their_rows_alone(name, params):
     draft, target = random_pairs(5, (2, 3, 7))
     judged = Judged(name, params, draft, target)

@@ -27,3 +27,13 @@ def test_every_statement_that_a_docstring_cites_is_on_the_theory_page():
             cited |= set(re.findall(r"T\d+", sentence))
     assert {"T1", "T2", "T3", "T4", "T5"} <= cited
     assert cited <= set(re.findall(r"^## (T\d+)\.", THEORY, flags=re.MULTILINE)), cited
+
+
+def test_every_statement_is_on_the_page_once_and_has_its_tests():
+    assert "**T1** to **T12** and **T14** to **T16**" in THEORY
+    stated = re.findall(r"^## (T\d+)\.", THEORY, flags=re.MULTILINE)
+    assert stated == [f"T{number}" for number in range(1, 17) if number != 13]
+    tested = {
+        name for name, tests in re.findall(r"^\| (T\d+|Theorem \d)[^|]*\|(.*)\|$", THEORY, flags=re.MULTILINE) if tests
+    }
+    assert tested == {*stated, *(f"Theorem {number}" for number in range(1, 6))}

@@ -12,14 +12,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from solvers.arrays import mass, normalised, positive_part
+from solvers.arrays import mass, positive_part
 from solvers.divergences import total_variation
 from solvers.errors import InputError
+from solvers.multi_draft import left_after
 from tradeoff.chains.chain import MarkovChain, next_state, paired, whole
 from tradeoff.chains.rejections import Rejections, acceleration, advance, start, variance
 
 MOST_DRAFTS = 10_000
-"""Candidates are taken off one by one; the limit M = infinity has a formula of its own."""
+"""Drafts are taken off one by one; the limit M = infinity has a formula of its own."""
 
 Version = Literal["corrected", "late residual", "printed"]
 """How Algorithm 4 is read; see `batch_algorithm`."""
@@ -211,7 +212,7 @@ class RootOutcome:
 def judge_root(draft: Any, target: Any, *, drafts: int, version: Version = "corrected") -> RootOutcome:
     """Judge drafts one by one, as Algorithm 4 does at the first place of a batch.
 
-    Candidate m is accepted with probability min(1, q^m / p). The replacement after the last is drawn from q^{M+1} in
+    Draft m is accepted with probability min(1, q^m / p). The replacement after the last is drawn from q^{M+1} in
     the corrected version; see `batch_algorithm` for the others.
 
     Parameters
@@ -239,12 +240,7 @@ def judge_root(draft: Any, target: Any, *, drafts: int, version: Version = "corr
         reached = reached * positive_part(1.0 - mass(kept, keepdims=True))
         law = left_after(draft, law)
     law = law if version == "corrected" else left_after(draft, law)
-    return RootOutcome(target=target, accepted=accepted, replaced=reached * law)
-
-
-def left_after(draft: Any, law: Any) -> np.ndarray:
-    """q^{m+1} = [q^m - p]_+ normalised, `[..., vocab]`; q^m itself where it equals p, which never rejects."""
-    return normalised(positive_part(law - draft), law)
+    return RootOutcome(target=target, accepted=accepted, replaced=np.asarray(reached * law))
 
 
 def batch_algorithm(

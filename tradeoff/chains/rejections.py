@@ -19,7 +19,7 @@ from tradeoff.rules.registry import as_rule
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rejections:
-    """Law of the number of rejections over a text of T tokens, as far as its first two moments.
+    """Mean and variance of the number of rejections over a text of T tokens.
 
     Parameters
     ----------

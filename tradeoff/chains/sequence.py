@@ -79,13 +79,13 @@ class SequenceFront:
         return rejection_lower_bound(self.draft, self.target, horizon=self.horizon)
 
     def at(self, *, rejection: Any = None, price: Any = None) -> SequencePoint:
-        """Solve the front at one of two questions: exact, not interpolated.
+        """Solve one point of the front, given one of two numbers: exact, not interpolated.
 
         Parameters
         ----------
         rejection
             "What is the least KL of the text at this expected number of rejections per text?" At least 0; from
-            `lossless_rejection` on there is nothing left to buy and the answer is lossless.
+            `lossless_rejection` on the answer is lossless decoding.
         price
             "What if a rejection costs this many nats?" At least 0, which is lossless; prices above
             `solvers.chain_program.LARGEST_PRICE`, infinity among them, count as that price, which leads to the least
@@ -94,7 +94,7 @@ class SequenceFront:
         Raises
         ------
         InputError
-            None or both of the two, one out of its range, fewer rejections than any policy of finite KL has.
+            Not exactly one of the two is given, it is out of its range, or no policy of finite KL rejects so little.
         SolverError
             `solver="cvxpy"` did not converge.
 

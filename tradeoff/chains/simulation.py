@@ -12,7 +12,8 @@ import numpy as np
 
 from solvers.arrays import safe_divide
 from solvers.errors import InputError
-from tradeoff.chains.batch import Version, judge_root, left_after
+from solvers.multi_draft import left_after
+from tradeoff.chains.batch import Version, judge_root
 from tradeoff.chains.chain import ChainPair, MarkovChain, paired
 from tradeoff.chains.rejections import acceleration, judged
 from tradeoff.outcome.token import Outcome

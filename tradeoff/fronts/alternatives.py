@@ -25,7 +25,7 @@ class Alternatives:
     common_price
         The optimum: one price per rejection at every position.
     equal_budgets
-        One rejection at every position, but TV where that is less.
+        The same rejection at every position, or the position's TV where that is smaller.
     common_ceiling
         One bound C of output / target at every position.
     """

@@ -34,6 +34,7 @@ FAMILIES = {
     "virtual": ("virtual target", "#d16ba5"),
     "threshold": ("thresholds", "#a63d57"),
     "blocks": ("blocks", "#5c6470"),
+    "places": ("a price per place", "#47607f"),
     "multi_draft": ("several drafts", "#2b8cbe"),
 }
 """Rules by the module they live in: what a reader calls the family, and its colour."""

@@ -184,7 +184,7 @@ class MultiDraftFront(ParetoFront):
         Raises
         ------
         InputError
-            None or several of the three, or one out of its range.
+            Not exactly one of the three is given, or it is out of its range.
         """
         point = super().at(rejection=rejection, divergence=divergence, price=price)
         return MultiDraftPoint(**vars(point), **_how(self))

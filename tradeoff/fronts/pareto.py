@@ -64,13 +64,13 @@ class ParetoFront:
     _solver: FrontSolver
 
     def at(self, *, rejection: Any = None, divergence: Any = None, price: Any = None) -> ParetoPoint:
-        """Solve the front at one of three questions: exact, not interpolated.
+        """Solve one point of the front, given one of three numbers: exact, not interpolated.
 
         Parameters
         ----------
         rejection
-            "What is the least divergence at this rejection?" R in [0, 1]; above `total_variation` there is nothing
-            left to buy and the answer is lossless.
+            "What is the least divergence at this rejection?" R in [0, 1]; from `total_variation` on the answer is
+            lossless decoding.
         divergence
             "How little can I reject within this divergence?" At least 0; from the draft's own divergence on the
             answer is the draft, nothing rejected.
@@ -83,7 +83,7 @@ class ParetoFront:
         Raises
         ------
         InputError
-            None or several of the three, or one out of its range.
+            Not exactly one of the three is given, or it is out of its range.
         SolverError
             `solver="cvxpy"` did not converge.
         """

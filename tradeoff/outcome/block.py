@@ -132,6 +132,12 @@ def joint_law(
     return JointLaw(law=law, target=texts.joint, target_calls=calls, accepted=accepted, rejections=rejections)
 
 
+def checked_tree(draft: PrefixLaws, target: PrefixLaws, *, draft_length: int) -> dict[str, list[np.ndarray]]:
+    """Draft and target laws after every prefix of a block, checked as `joint_law` checks them."""
+    texts = _Texts.checked(draft, target, None, draft_length=draft_length, horizon=draft_length)
+    return {"draft": texts.draft, "target": texts.target}
+
+
 def _outcomes(verdict: Verdict, drafted: Tokens, room: int) -> Iterator[tuple[int, Tokens, Hashable, float]]:
     """Every (kept, emitted tokens, next state) with its probability."""
     for kept in np.flatnonzero(verdict.accepted).tolist():

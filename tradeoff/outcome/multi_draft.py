@@ -98,7 +98,7 @@ def evaluate_multi_draft(
         raise InputError(f"laws: expected one pair of laws [vocab]; got shape {p.shape}; evaluate the rows one by one")
     drafts = checked_drafts(drafts)
     if drafts > MOST_ENUMERATED:
-        raise InputError(f"drafts: expected at most {MOST_ENUMERATED} candidates to enumerate; got {drafts}")
+        raise InputError(f"drafts: expected at most {MOST_ENUMERATED} drafts to enumerate; got {drafts}")
     output, rejection, total = np.zeros_like(p), 0.0, 0.0
     for count, (tokens, probability) in enumerate(rule.proposals(p, drafts), start=1):
         if count > MOST_PROPOSALS:

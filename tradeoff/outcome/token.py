@@ -28,7 +28,7 @@ class Outcome:
     draft, target
         The laws the rule was told, `[..., vocab]`, float64.
     sampled_draft
-        The law the drafted token really came from, `[..., vocab]`: `draft` itself unless a sampler has that bug.
+        The law the drafted token really came from, `[..., vocab]`: `draft`, unless a sampler draws from another.
     acceptance
         b(x), `[..., vocab]`.
     residual

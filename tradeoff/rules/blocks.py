@@ -3,11 +3,13 @@
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import numpy as np
 
 from solvers.arrays import normalised, positive_part
+from solvers.closed_form import block_clip
 from solvers.errors import InputError
 from tradeoff.rule import Block, Verdict
 
@@ -36,20 +38,79 @@ class BlockVerification:
 
     def verdict(self, block: Block, state: Hashable) -> Verdict:
         """Return the law of the largest passing prefix and its replacement laws."""
-        draft, target = block.draft[: len(block.drafted)], block.target[:-1]
-        owed = [1.0]
-        for token, p, q in zip(block.drafted, draft, target, strict=True):
-            mass = owed[-1] * float(q[token])
-            # not the quotient first: it overflows for a draft mass of 1e-300
-            owed.append(1.0 if mass >= p[token] else mass / float(p[token]))
-        replaced = positive_part(np.array(owed[:-1])[:, None] * target - draft)
-        passing = [_share(float(mass), 1.0 - rest) for mass, rest in zip(replaced.sum(axis=-1), owed, strict=False)]
-        accepted, fails_later = [], 1.0
-        for chance in reversed([*passing, owed[-1]]):
-            accepted.append(chance * fails_later)
-            fails_later *= 1.0 - chance
-        following = np.concatenate([normalised(replaced, target), block.target[-1:]])
-        return Verdict(accepted=np.array(accepted[::-1]), following=following)
+        return verified_jointly(block, block.target[:-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPrice:
+    """The block price rule: one price per stop, and block verification of the laws it shapes.
+
+    With w_0 = 1, along the drafted tokens x_1 .. x_k and the draft's and target's laws p_i, q_i after i - 1 of them,
+
+        pi_i = clip(p_i / w_{i-1}, c q_i, c e^price q_i) with sum 1,    w_i = min(1, w_{i-1} pi_i(x_i) / p_i(x_i)),
+
+    and then block verification of pi_1 .. pi_k: at least i tokens are kept with probability w_i over the draws after
+    x_i, and the token after a kept prefix has the law pi_{i+1} exactly. Only laws along the drafted path are needed.
+    Price 0 is `BlockVerification`, and a block of one token `CommonPrice`.
+
+    Parameters
+    ----------
+    price
+        Nats per stop, >= 0, or one price a place, of which longer blocks repeat the last. A spec takes one number.
+
+    Notes
+    -----
+    docs/theory.md T16.
+    """
+
+    price: float | tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        prices = self.price if isinstance(self.price, tuple) else (self.price,)
+        if not prices or not all(isinstance(each, Real) and each >= 0 for each in prices):
+            raise InputError(
+                f"price: expected a number >= 0 (nats per stop), or a tuple of them; got {self.price!r}; 0 is lossless"
+            )
+
+    def initial_state(self) -> Hashable:
+        """Return (): rounds are independent."""
+        return ()
+
+    def verdict(self, block: Block, state: Hashable) -> Verdict:
+        """Return the law of the number of kept tokens and the laws that follow them."""
+        return verified_jointly(block, self.shaped(block))
+
+    def shaped(self, block: Block) -> np.ndarray:
+        """The laws pi_1 .. pi_k along the block, `[k, vocab]`."""
+        prices = self.price if isinstance(self.price, tuple) else (self.price,)
+        weight, laws = 1.0, np.empty_like(block.target[:-1])
+        for place, token in enumerate(block.drafted):
+            draft = block.draft[place]
+            price = prices[min(place, len(prices) - 1)]
+            laws[place] = block_clip(draft, block.target[place], np.asarray(weight), float(price))
+            weight = _owed(weight, float(laws[place, token]), float(draft[token]))
+        return laws
+
+
+def verified_jointly(block: Block, laws: np.ndarray) -> Verdict:
+    """Block verification of the laws `[k, vocab]`, which may depend on the tokens before theirs; the target follows."""
+    draft = block.draft[: len(block.drafted)]
+    owed = [1.0]
+    for token, p, law in zip(block.drafted, draft, laws, strict=True):
+        owed.append(_owed(owed[-1], float(law[token]), float(p[token])))
+    replaced = positive_part(np.array(owed[:-1])[:, None] * laws - draft)
+    passing = [_share(float(mass), 1.0 - rest) for mass, rest in zip(replaced.sum(axis=-1), owed, strict=False)]
+    accepted, fails_later = [], 1.0
+    for chance in reversed([*passing, owed[-1]]):
+        accepted.append(chance * fails_later)
+        fails_later *= 1.0 - chance
+    following = np.concatenate([normalised(replaced, laws), block.target[-1:]])
+    return Verdict(accepted=np.array(accepted[::-1]), following=following)
+
+
+def _owed(before: float, law: float, draft: float) -> float:
+    """min(1, before law / draft); not the quotient first, which overflows for a draft mass of 1e-300."""
+    return 1.0 if before * law >= draft else before * law / draft
 
 
 def _share(part: float, other: float) -> float:

@@ -1,4 +1,4 @@
-"""Rules whose output law is the target's, and one that means to be."""
+"""Rules whose output law is the target's, and OpenVINO's, which only comes close."""
 
 from dataclasses import dataclass
 
@@ -58,10 +58,10 @@ class SampleMatch:
 
 @dataclass(frozen=True)
 class OpenVINO:
-    """Speculative sampling with a coin of 101 faces: b = (floor(100 min(1, target / draft)) + 1) / 101.
+    """Speculative sampling with a random number of 101 values: b = (floor(100 min(1, target / draft)) + 1) / 101.
 
-    Meant to be lossless; the coin k/100 with k = 0..100 is compared with <=, so that b misses the ratio by up to a
-    hundredth either way: a small bias, and every drafted token is accepted with at least 1/101, even where the target
+    Meant to be lossless. The random number k/100, k = 0..100, is compared with <=, so that b misses the ratio by up to
+    a hundredth either way: a small bias. And every drafted token is accepted with at least 1/101, even where the target
     has no mass. It leaks through masks.
 
     Notes
@@ -70,7 +70,7 @@ class OpenVINO:
     """
 
     def acceptance(self, draft: Array, target: Array) -> Array:
-        """Return the share of the 101 faces at most the ratio, `[..., vocab]`."""
+        """Return the share of the 101 values at most the ratio, `[..., vocab]`."""
         xp = array_namespace(draft, target)
         wanted = capped(ratio(draft, target))
         face = xp.floor(100.0 * wanted)

@@ -7,6 +7,7 @@ import numpy as np
 
 from solvers.arrays import normalised, positive_part, safe_divide
 from solvers.errors import InputError
+from solvers.multi_draft import left_after
 from solvers.roots import monotone_root
 from tradeoff.rule import Selection
 
@@ -53,7 +54,7 @@ class RecursiveRejection:
             kept = float(np.minimum(q[token], p[token]) / p[token])
             accepted[token] += reached * kept
             reached *= 1.0 - kept
-            q = normalised(positive_part(q - p), q)
+            q = left_after(p, q)
             p = p if self.replacement else _off(p, (token,))
         return Selection(accepted=accepted, replaced=q * reached)
 

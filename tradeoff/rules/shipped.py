@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tradeoff.rules import blocks, lossless, mixture, multi_draft, optimal, ratio, threshold, virtual, yin
+from tradeoff.rules import blocks, lossless, mixture, multi_draft, optimal, places, ratio, threshold, virtual, yin
 from tradeoff.rules.info import Knob, RuleInfo
 
 
@@ -111,6 +111,10 @@ SHIPPED = (
     ),
     _entry("common_price", optimal.CommonPrice, "docs/theory.md T4", knob=_knob("price", 0.0, 700.0, "power")),
     _entry("block_verification", blocks.BlockVerification, "arXiv 2403.10444", kind="block", lossless=True),
+    _entry(
+        "block_price", blocks.BlockPrice, "docs/theory.md T16", kind="block", knob=_knob("price", 0.0, 700.0, "power")
+    ),
+    _entry("priced_places", places.PricedPlaces, "docs/theory.md T14", kind="block", needs=("prices",)),
     _entry("fly", blocks.FLy, "arXiv 2511.22972", kind="block"),
     _entry("consultant", blocks.Consultant, "arXiv 2506.02391 (secondary source)", kind="block"),
     _entry("approximate_sd", blocks.ApproximateSD, "arXiv 2608.03447", kind="block"),

@@ -1,4 +1,4 @@
-"""YAML read strictly into dataclasses: a slip is an error that names its place."""
+"""Read YAML strictly into dataclasses: every mistake is an error that names the key."""
 
 import math
 from collections.abc import Iterator, Mapping

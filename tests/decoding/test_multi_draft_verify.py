@@ -8,7 +8,7 @@ import torch
 from tiny import DRAFT, PROMPT, TARGET
 
 import decoding
-from decoding.verification.candidates import verify_drafts
+from decoding.verification.multi_draft import verify_drafts
 from solvers.errors import InputError
 from tradeoff.rules import BlockVerification, Consultant, RecursiveRejection
 
@@ -38,7 +38,7 @@ def verified(draft, target, candidates, uniforms, temperature=1.0):
 
 @pytest.mark.parametrize("drafts", [1, 2, 3])
 @pytest.mark.parametrize("name", PAIRS)
-def test_the_emitted_law_of_every_tuple_of_candidates_is_the_rules_own(name, drafts):
+def test_the_emitted_law_of_every_tuple_of_drafts_is_the_rules_own(name, drafts):
     draft, target = (np.array(each) for each in PAIRS[name])
     grid = GRID[drafts]
     cells = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
@@ -60,7 +60,7 @@ def test_the_emitted_law_of_every_tuple_of_candidates_is_the_rules_own(name, dra
 
 
 @pytest.mark.parametrize("drafts", [1, 2, 4])
-def test_every_candidate_meets_exactly_the_chance_the_rule_gives_it(drafts):
+def test_every_draft_meets_exactly_the_chance_the_rule_gives_it(drafts):
     generator = torch.manual_seed(drafts)
     rows, vocab = 4000, 7
     draft, target = torch.randn(2, rows, vocab, generator=generator) * 2
@@ -115,7 +115,7 @@ def test_rows_do_not_disturb_each_other_and_temperature_0_follows_the_target():
 
 
 def test_a_rule_that_judges_blocks_is_refused_beside_several_drafts():
-    drafts = decoding.SeveralDrafts(DRAFT, drafts=2)
+    drafts = decoding.MultiDraft(DRAFT, drafts=2)
     for rule in (BlockVerification(), Consultant()):
         with pytest.raises(InputError, match="expected one that judges tokens one by one beside several drafts; got"):
             decoding.generate(PROMPT, target=TARGET, draft=drafts, rule=rule, max_new_tokens=4, do_sample=False)

@@ -8,7 +8,7 @@ from decoding.drafting.model import ModelDrafter
 from solvers.errors import InputError
 
 
-class SeveralDrafts(ModelDrafter):
+class MultiDraft(ModelDrafter):
     """K independent drafts per text: recursive rejection chooses among their first tokens, then one chain is verified.
 
     The first tokens x_1 .. x_K are drawn from one law and judged in turn (`tradeoff.rules.RecursiveRejection`), which

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from decoding.drafting import Proposal
-from decoding.sampling.draw import law
+from decoding.sampling.draw import inverse_cdf, law
 from decoding.verification.account import EXACT, exact_columns
-from decoding.verification.candidates import verify_drafts
 from decoding.verification.step import Backend, Verified, verify
+from solvers.divergences import total_variation
+from solvers.multi_draft import left_after
 from tradeoff.rule import Rule
 
 
@@ -32,7 +33,7 @@ class Chosen:
     exact: Tensor | None
 
 
-def verify_several(
+def verify_multi_draft(
     rule: Rule,
     proposal: Proposal,
     target: tuple[Tensor, Tensor],
@@ -66,8 +67,8 @@ def verify_several(
     first = proposal.logits.view(texts, drafts, -1, proposal.logits.shape[-1])[:, :, 0]
     # places no single draft needs: the last uniform of every draft is its coin
     coins = torch.cat([uniforms[..., -1], uniforms[:, 0, count : count + 1]], dim=1)
-    candidates = proposal.tokens.view(texts, drafts, -1)[:, :, 0]
-    chosen, token = verify_drafts(first, scores[::drafts, 0], candidates, coins, temperature=temperature)
+    roots = proposal.tokens.view(texts, drafts, -1)[:, :, 0]
+    chosen, token = verify_drafts(first, scores[::drafts, 0], roots, coins, temperature=temperature)
     winner = chosen.clamp(min=0)
     line = winner + drafts * torch.arange(texts, device=winner.device)
     longer = proposal.logits.shape[1] > count
@@ -99,16 +100,55 @@ def verify_several(
     return Chosen(winner=winner, verified=verified, exact=torch.cat(columns, dim=1))
 
 
+def verify_drafts(
+    draft_logits: Tensor, target_logits: Tensor, drafted: Tensor, uniforms: Tensor, *, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Keep the first of K tokens that is accepted, or draw from what is left of the target: recursive rejection.
+
+    With q_1 = target and p = draft, token x_m is kept with probability min(1, q_m(x_m) / p(x_m)), else
+    q_{m+1} = [q_m - p]_+ normalised; the replacement has the law that is left after the last. Lossless.
+
+    Parameters
+    ----------
+    draft_logits
+        `[batch, drafts, vocab]`, equal rows: all tokens are drawn from one law. After processors, before temperature.
+    target_logits
+        `[batch, vocab]`.
+    drafted
+        `[batch, drafts]`, int64.
+    uniforms
+        In [0, 1), float64, `[batch, drafts + 1]`: one per drafted token, the last for the replacement.
+    temperature
+        At least 0.
+
+    Returns
+    -------
+    chosen, token
+        `[batch]`, int64: which draft was kept, -1 for none, and the token that is emitted.
+
+    Notes
+    -----
+    See `tradeoff.rules.RecursiveRejection`.
+    """
+    draft, left = (law(each, temperature).double() for each in (draft_logits[:, 0], target_logits))
+    chosen, token = torch.full_like(drafted[:, 0], -1), torch.zeros_like(drafted[:, 0])
+    for place, proposed in enumerate(drafted.unbind(1)):
+        p, q = (each.gather(1, proposed[:, None])[:, 0] for each in (draft, left))
+        kept = (chosen < 0) & (uniforms[:, place] * p < q)
+        chosen, token = torch.where(kept, place, chosen), torch.where(kept, proposed, token)
+        left = left_after(draft, left)
+    return chosen, torch.where(chosen < 0, inverse_cdf(left, uniforms[:, -1]), token)
+
+
 def _root_columns(draft: Tensor, target: Tensor, drafts: int, temperature: float) -> Tensor:
     """`EXACT` at the first position, `[texts, columns]`: lossless, and rejected with probability prod TV(q_m, p)."""
     p, left = (law(each, temperature, torch.float64) for each in (draft, target))
-    rejection, total_variation = torch.ones_like(p[:, 0]), (left - p).clamp(min=0.0).sum(-1)
-    for _ in range(drafts):
-        over = (left - p).clamp(min=0.0)
-        distance = over.sum(-1)
-        rejection = rejection * distance
-        left = torch.where(distance[:, None] > 0, over / distance[:, None].clamp(min=torch.finfo(p.dtype).tiny), left)
+    distance = total_variation(p, left)
     columns = torch.zeros(len(p), len(EXACT), dtype=torch.float64, device=p.device)
+    columns[:, EXACT.index("total_variation")] = distance
+    rejection = distance
+    for _ in range(drafts - 1):
+        left = left_after(p, left)
+        rejection = rejection * total_variation(p, left)
     columns[:, EXACT.index("rejection")] = rejection
-    columns[:, EXACT.index("total_variation")] = total_variation
     return columns

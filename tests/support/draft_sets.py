@@ -1,4 +1,4 @@
-"""Candidates for one position by brute force: every set of tokens, and the chance that all candidates are in it."""
+"""Drafts for one position by brute force: every set of tokens, and the chance that all drafts are in it."""
 
 import itertools
 
@@ -11,7 +11,7 @@ def members(vocab):
 
 
 def set_chances(draft, drafts, replacement):
-    """Probability that all candidates are in each set, one candidate at a time: sets of tokens drawn so far."""
+    """Probability that all drafts are in each set, one draft at a time: sets of tokens drawn so far."""
     drawn = {frozenset(): 1 + 0 * draft[0]}
     for _ in range(drafts):
         following = dict.fromkeys(drawn, 0 * draft[0]) if replacement else {}
