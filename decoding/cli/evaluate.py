@@ -90,7 +90,7 @@ def run_study(
             say=say,
             track=track if processes.rank == 0 else silent,
         )
-        results = study.run(judges_of(read, device), forced=forced)
+        results = study.run(judges_of(read.judges, device, pair_device=pair.device), forced=forced)
         if results is None:
             return
         write_rows(results, out / "results.jsonl")

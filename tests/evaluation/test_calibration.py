@@ -1,13 +1,11 @@
 """Knobs meet a mean rejection, and at equal mean rejection the common price has the least mean KL."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
-from tiny_study import PLAIN
 
 from decoding.evaluation.bootstrap import Bootstrap
 from decoding.evaluation.positions.calibration import best_at, clustered_error, over_best
@@ -36,8 +34,7 @@ LOSSLESS = float(POSITIONS.total_variation.mean())
 
 
 def calibrated(rejection, positions=POSITIONS, rules=WORST_FIRST):
-    study = replace(PLAIN, rules=rules, against=rules[0], at=("rejection", (rejection,)))
-    return calibrated_cells(positions, study, lambda count: None)
+    return calibrated_cells(positions, rules, ("rejection", (rejection,)), 3, lambda count: None)
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.5, 0.95])

@@ -63,7 +63,8 @@ def found_in(texts, prompts, **changed):
     """Findings of these texts; cells without one get the same one for every prompt."""
     there = {row["cell"] for row in texts}
     others = [account(cell.label, prompt) for cell in CELLS if cell.label not in there for prompt in range(prompts)]
-    return Findings(CELLS, prompts, replace(PLAIN, **changed), [*texts, *others])
+    told = {"samples": 2, "against": OPT, "tolerance": 0.04, "published": (), "seed": 3} | changed
+    return Findings(CELLS, prompts, [*texts, *others], **told)
 
 
 def judged(label, prompt, sample, score, **more):
@@ -103,7 +104,7 @@ def test_rejections_too_far_apart_either_way_refuse_a_win_rate_unless_forced(aga
     refused = tolerance < 0.05 and not forced
     rejections = ((FIRST, 0.4), (SECOND, 0.6))
     texts = [account(label, prompt, rejection=each) for label, each in rejections for prompt in range(3)]
-    study = found_in(texts, 3, against=against, calibration=settings.CalibrationSettings(tolerance=tolerance))
+    study = found_in(texts, 3, against=against, tolerance=tolerance)
     scores = [judged(cell.label, prompt, 0, float(prompt)) for cell in CELLS for prompt in range(3)]
     compared = study.comparisons("judge", pairwise=False, rows=scores, forced=forced)
     (each,) = [each for each in compared if {each.first, each.second} == {FIRST, SECOND}]
@@ -175,7 +176,7 @@ def test_examples_hold_rules_without_a_knob_at_every_level_and_only_texts_that_a
         for cell in CELLS
         if (cell.label, prompt) != (SECOND, 1)
     ]
-    found = examples(shown, CELLS, ["one", "two", "three"], replace(PLAIN, examples=2))
+    found = examples(shown, CELLS, ["one", "two", "three"], 2)
     levels = ["epsilon 0.1", "epsilon 0.2"]
     assert [(each.prompt, each.level) for each in found] == [
         (each, level) for each in ("one", "two") for level in levels
@@ -202,14 +203,14 @@ def test_rows_of_two_commits_have_two_provenances_in_order_of_appearance():
 
 @pytest.mark.parametrize(("comparisons", "asked"), [(None, 2), (1, 1), (2, 2), (9, 2)])
 def test_a_pairwise_judge_is_asked_about_the_first_samples_of_each_pair_of_one_level(comparisons, asked):
-    found = cases(Asked(pairwise=True), comparisons, CELLS, 3, replace(PLAIN, against=UNO))
+    found = cases(Asked(pairwise=True), comparisons, CELLS, 3, samples=2, against=UNO)
     pairs = [(SECOND, FIRST), (SECOND, THIRD), (CELLS[5].label, CELLS[4].label), (CELLS[5].label, CELLS[6].label)]
     assert found == [Case(*pair, prompt, sample) for pair in pairs for prompt in range(3) for sample in range(asked)]
 
 
 def test_a_judge_of_single_texts_is_asked_about_every_text_of_every_cell():
     every = [Case(cell.label, None, prompt, sample) for cell in CELLS for prompt in range(3) for sample in range(2)]
-    assert cases(Asked(pairwise=False), 1, CELLS, 3, PLAIN) == every
+    assert cases(Asked(pairwise=False), 1, CELLS, 3, samples=2, against=OPT) == every
 
 
 def test_a_pairwise_judge_is_asked_what_is_missing_and_another_the_whole_batch_again():
@@ -277,10 +278,9 @@ def knob(laws):
 @pytest.mark.parametrize("sampled", [{}, {"top_p": 0.8, "top_k": 4}], ids=["temperature", "top-p and top-k"])
 def test_knobs_are_those_of_the_laws_as_the_texts_are_sampled(sampled, tmp_path):
     texts = replace(PLAIN.texts, **sampled)
-    study = replace(PLAIN, texts=texts, rules=(UNO, LOSSLESS), at=("rejection", (0.05,)), against=UNO)
     steps, table = [], Table(tmp_path / "texts.jsonl", number_of)
     positions = calibration_positions(PAIR, PROMPTS, texts, table, {}, positions=20, seed=3, progress=steps.append)
-    lossless, calibrated = calibrated_cells(positions, study, steps.append)
+    lossless, calibrated = calibrated_cells(positions, (UNO, LOSSLESS), ("rejection", (0.05,)), 3, steps.append)
     assert sum(steps) == 21
     laws, owners = by_hand(texts.sampling)
     assert calibrated.knob == pytest.approx({"epsilon": knob(laws)}, rel=1e-3)
@@ -290,7 +290,7 @@ def test_knobs_are_those_of_the_laws_as_the_texts_are_sampled(sampled, tmp_path)
     assert lossless.calibrated == pytest.approx(values.mean(), abs=1e-5)
     by_prompt = [(values - values.mean())[owners == prompt].sum() for prompt in range(2)]
     assert lossless.standard_error == pytest.approx(np.sqrt(2 * np.square(by_prompt).sum()) / 20, abs=1e-5)
-    (given,) = calibrated_cells(positions, replace(study, rules=(UNO,), at=("epsilon", (0.1,))), steps.append)
+    (given,) = calibrated_cells(positions, (UNO,), ("epsilon", (0.1,)), 3, steps.append)
     assert given.knob == {"epsilon": 0.1}
     assert given.calibrated == pytest.approx(rejections(DecodingUNO(epsilon=0.1), laws).mean(), abs=1e-5)
 
@@ -302,8 +302,8 @@ def test_texts_at_a_temperature_are_generated_and_charged_at_it(monkeypatch):
         return output
 
     monkeypatch.setattr("decoding.evaluation.study.texts.generate_plainly", failing)
-    todo = batches(CELLS[2:4], 2, PLAIN)
-    written = list(write_texts(PAIR, PROMPTS, PLAIN, todo, {"commit": "c"}))
+    todo = batches(CELLS[2:4], 2, PLAIN.texts)
+    written = list(write_texts(PAIR, PROMPTS, PLAIN.texts, todo, {"commit": "c"}, seed=3, examples=1))
     assert [text_key(row) for texts, _ in written for row in texts] == [key for batch in todo for key in batch.keys]
     for batch, (texts, shown) in zip(todo, written, strict=True):
         assert [row["error"] for row in texts] == ["error 0", "error 1"]
@@ -337,7 +337,8 @@ def test_a_process_does_its_share_and_leaves_pairwise_judges_to_the_first(tiny_s
     part.mkdir()
     shutil.copy(whole / "calibration.json", part)
     assert tiny_study(part, second).run([], forced=True) is None
-    mine = batches(read_cells(part / "calibration.json", study.configuration), 3, study.configuration)[1::2]
+    cells = read_cells(part / "calibration.json", study.configuration.rules, study.configuration.at)
+    mine = batches(cells, 3, study.configuration.texts)[1::2]
     written = rows(part / "texts.parts" / "0001.jsonl")
     assert [text_key(row) for row in written] == [key for batch in mine for key in batch.keys]
     shutil.copy(whole / "texts.jsonl", part)

@@ -2,7 +2,6 @@
 
 import copy
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +151,13 @@ def pair_of(target: Any) -> Pair:
 
 def test_positions_and_compared_texts_are_those_of_a_clean_model():
     changed = loaded_with(TARGET, do_sample=True, **ACTING)
-    study = replace(PLAIN, rules=(UNO, LOSSLESS), against=UNO, at=("rejection", (0.02,)))
 
     def measured(target: Any) -> Any:
         pair = pair_of(target)
         positions = collect_positions(pair, [PROMPT], new_tokens=8, limit=16, seed=0)
-        cells = calibrated_cells(positions, study, lambda count: None)
-        written = write_texts(pair, [PROMPT], study, batches(cells, 1, study), {})
+        cells = calibrated_cells(positions, (UNO, LOSSLESS), ("rejection", (0.02,)), 0, lambda count: None)
+        todo = batches(cells, 1, PLAIN.texts)
+        written = write_texts(pair, [PROMPT], PLAIN.texts, todo, {}, seed=3, examples=0)
         texts = [row["text"] for rows, _ in written for row in rows]
         return positions.target.tolist(), [cell.knob for cell in cells], texts
 

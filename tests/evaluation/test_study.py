@@ -19,9 +19,10 @@ from decoding.cli import evaluate as command
 from decoding.evaluation.positions.collect import encode_prompts, padded, seed_for
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.study.cells import Cell
-from decoding.evaluation.study.configuration import CONFIGS, read_configuration
+from decoding.evaluation.study.configuration import CONFIGS
 from decoding.evaluation.study.findings import examples
 from decoding.evaluation.study.results import TokenCost
+from decoding.evaluation.study.sections import TextSettings
 from decoding.evaluation.study.texts import Batch, batches, write_texts
 from solvers.errors import InputError
 from tradeoff.rules.registry import as_rule, family_from
@@ -176,13 +177,13 @@ def test_an_infinite_cost_of_a_token_is_null_and_read_back(monkeypatch):
         TokenCost(text="b", fate="replaced", cost=0.1, divergence=0.2, rejected="c", rejected_cost=np.inf),
     ]
     monkeypatch.setattr("decoding.evaluation.study.texts.token_costs", lambda *_: costs)
-    configuration = read_configuration("small", {"texts.max_new_tokens": 2, "examples": 1})
+    settings = TextSettings(max_new_tokens=2)
     cell = Cell(rule="speculative_sampling", level=None, knob={}, calibrated=0.3, standard_error=0.0, kl_over_best=None)
     pair = decoding.load_pair()
     prompts = encode_prompts(pair, ["One day"], 2)
-    ((_, (row,)),) = write_texts(pair, prompts, configuration, [Batch(cell, ((0, 0),))], {})
+    ((_, (row,)),) = write_texts(pair, prompts, settings, [Batch(cell, ((0, 0),))], {}, seed=0, examples=1)
     assert json.loads(json.dumps(row, allow_nan=False))["tokens"][0]["cost"] is None
-    (example,) = examples([row], [cell], ["One day"], configuration)
+    (example,) = examples([row], [cell], ["One day"], 1)
     assert list(example.texts[cell.label]) == costs
 
 
@@ -310,6 +311,6 @@ def test_every_cell_s_batch_comes_before_the_next_texts():
         Cell(rule=rule, level=None, knob={}, calibrated=0.3, standard_error=0.0, kl_over_best=None)
         for rule in ("mars", "lenience")
     ]
-    found = batches(cells, 3, read_configuration("small", {"texts.batch_size": 4, "texts.samples": 2}))
+    found = batches(cells, 3, TextSettings(batch_size=4, samples=2))
     texts = [(prompt, sample) for sample in range(2) for prompt in range(3)]
     assert found == [(cell, tuple(block)) for block in (texts[:4], texts[4:]) for cell in cells]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from decoding.evaluation.files.kept import Row
 from decoding.evaluation.positions.collect import Write, collect_positions
-from decoding.evaluation.study.configuration import TextSettings
+from decoding.evaluation.study.sections import TextSettings
 from decoding.evaluation.study.store import Table
 from decoding.huggingface.pair import Pair
 from tradeoff.outcome.positions import Positions

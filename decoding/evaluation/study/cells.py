@@ -16,7 +16,7 @@ from decoding.evaluation.positions.calibration import (
     clustered_error,
     over_best,
 )
-from decoding.evaluation.study.configuration import REJECTION, Configuration
+from decoding.evaluation.study.sections import REJECTION, At
 from solvers.errors import InputError
 from tradeoff.conversion import mean, set_knob
 from tradeoff.outcome.positions import Positions, measure
@@ -67,33 +67,35 @@ def _made(rule: str, knob: dict[str, float]) -> Rule:
     return family_from(rule).at(*knob.values()) if knob else as_rule(rule, kind="token", taken_by="a study")
 
 
-def levels(configuration: Configuration) -> list[str]:
-    """Names of the values at which rules are compared."""
-    knob, values = configuration.at
-    return [f"{knob} {value!r}" for value in values]
-
-
 def calibrated_cells(
-    positions: Positions, configuration: Configuration, progress: Callable[[int], object]
+    positions: Positions, rules: Sequence[str], at: At, seed: int, progress: Callable[[int], object]
 ) -> list[Cell]:
     """Set every knob on real positions, or measure there the knobs that are given; rules without one come first.
+
+    Parameters
+    ----------
+    positions
+        Where.
+    rules, at, seed
+        As in `Configuration`; the seed is the bootstrap's.
+    progress
+        Told of every knob.
 
     Raises
     ------
     InputError
         A rejection that is above the lossless one, or below what a rule can reach.
     """
-    name, values = configuration.at
-    at = dict(zip(levels(configuration), values, strict=True))
-    bootstrap, best = Bootstrap(positions.prompts, configuration.seed), cache(partial(best_at, positions))
+    name, wanted = at[0], _levels(at)
+    bootstrap, best = Bootstrap(positions.prompts, seed), cache(partial(best_at, positions))
     cells = []
-    for rule, level in _places(configuration):
-        knob = {} if level is None else _knob_at(rule, name, at[level], positions)
+    for rule, level in _places(rules, at):
+        knob = {} if level is None else _knob_at(rule, name, wanted[level], positions)
         columns = measure(_made(rule, knob), positions, (DIVERGENCE,))
         calibrated, least = float(columns["rejection"].mean()), None
         if level is not None:
-            met = name == REJECTION and abs(calibrated - at[level]) <= NEAR
-            least = best(at[level] if met else calibrated)
+            met = name == REJECTION and abs(calibrated - wanted[level]) <= NEAR
+            least = best(wanted[level] if met else calibrated)
             progress(1)
         cells.append(
             Cell(
@@ -108,16 +110,21 @@ def calibrated_cells(
     return cells
 
 
-def _places(configuration: Configuration) -> list[tuple[str, str | None]]:
+def _levels(at: At) -> dict[str, float]:
+    """Values at which rules are compared, by their names."""
+    return {f"{at[0]} {value!r}": value for value in at[1]}
+
+
+def _places(rules: Sequence[str], at: At) -> list[tuple[str, str | None]]:
     """Rule and level of every cell, in their order."""
-    free = [rule for rule in configuration.rules if _has_free_knob(rule)]
-    fixed: list[tuple[str, str | None]] = [(rule, None) for rule in configuration.rules if rule not in free]
-    return fixed + [(rule, level) for level in levels(configuration) for rule in free]
+    free = [rule for rule in rules if _has_free_knob(rule)]
+    fixed: list[tuple[str, str | None]] = [(rule, None) for rule in rules if rule not in free]
+    return fixed + [(rule, level) for level in _levels(at) for rule in free]
 
 
-def calibration_steps(configuration: Configuration) -> int:
+def calibration_steps(rules: Sequence[str], at: At) -> int:
     """How much progress `calibrated_cells` reports."""
-    return len(configuration.at[1]) * sum(_has_free_knob(rule) for rule in configuration.rules)
+    return len(at[1]) * sum(_has_free_knob(rule) for rule in rules)
 
 
 def _has_free_knob(rule: str) -> bool:
@@ -139,13 +146,13 @@ def write_cells(cells: Sequence[Cell], path: Path) -> None:
     replace_file(path, lambda file: file.write(json.dumps(rows, indent=1).encode() + b"\n"))
 
 
-def read_cells(path: Path, configuration: Configuration) -> list[Cell]:
-    """Read what `write_cells` wrote.
+def read_cells(path: Path, rules: Sequence[str], at: At) -> list[Cell]:
+    """Read what `write_cells` wrote of these rules at these values.
 
     Raises
     ------
     InputError
-        It is not as it was written, or does not hold the cells of this configuration.
+        It is not as it was written, or does not hold these cells.
     """
     remedy = "delete it, and the same command sets the knobs again"
     try:
@@ -154,7 +161,7 @@ def read_cells(path: Path, configuration: Configuration) -> list[Cell]:
         raise InputError(f"{error}; {remedy}") from None
     rows = [unsealed(each, KIND) for each in found] if isinstance(found, list) else [None]
     cells = [_read(row) for row in rows if row is not None]
-    if len(cells) < len(rows) or [(cell.rule, cell.level) for cell in cells] != _places(configuration):
+    if len(cells) < len(rows) or [(cell.rule, cell.level) for cell in cells] != _places(rules, at):
         raise InputError(f"{path}: expected every rule's knobs as they were written; got something else; {remedy}")
     return cells
 

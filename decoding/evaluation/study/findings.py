@@ -9,9 +9,9 @@ import numpy as np
 from decoding.evaluation.bootstrap import Bootstrap, Estimate, estimate
 from decoding.evaluation.files.kept import Row
 from decoding.evaluation.study.cells import Cell
-from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.judging import pairs_of
 from decoding.evaluation.study.results import CellResult, Comparison, Example, JudgeAccount, Published, TokenCost
+from decoding.evaluation.study.sections import PublishedRate
 from decoding.evaluation.study.win_rates import WinRate, from_counts, from_preferences, from_scores, holm
 
 RATIOS = {
@@ -35,15 +35,29 @@ class Findings:
 
     Parameters
     ----------
-    cells, prompts, configuration
+    cells, prompts
         The study; `prompts` is how many there are.
     texts
         All texts' rows.
+    samples, against, tolerance, published, seed
+        As in `Configuration`.
     """
 
-    def __init__(self, cells: Sequence[Cell], prompts: int, configuration: Configuration, texts: Sequence[Row]) -> None:
-        self._cells, self._configuration, self._prompts = cells, configuration, prompts
-        self._bootstrap = Bootstrap(prompts, configuration.seed)
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        prompts: int,
+        texts: Sequence[Row],
+        *,
+        samples: int,
+        against: str,
+        tolerance: float,
+        published: Sequence[PublishedRate],
+        seed: int,
+    ) -> None:
+        self._cells, self._prompts, self._samples = cells, prompts, samples
+        self._against, self._tolerance, self._published = against, tolerance, published
+        self._bootstrap = Bootstrap(prompts, seed)
         self._texts: dict[str, list[Row]] = {cell.label: [] for cell in cells}
         for row in texts:
             self._texts[row["cell"]].append(row)
@@ -80,7 +94,7 @@ class Findings:
         """
         found = []
         scores = {} if pairwise else self._scores(rows)
-        for first, second in pairs_of(self._cells, self._configuration):
+        for first, second in pairs_of(self._cells, self._against):
             mismatch = self._mismatch(first, second)
             refused = None if forced else self._refusal(mismatch)
             result, difference = None, None
@@ -103,7 +117,7 @@ class Findings:
                     published=None,
                 )
             )
-        return with_published(corrected(found), self._cells, self._configuration)
+        return with_published(corrected(found), self._cells, self._published)
 
     def _sums_by_prompt(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         owner = np.array([row["prompt"] for row in rows], dtype=int)
@@ -123,23 +137,21 @@ class Findings:
         return estimate(ours[0] - theirs[0], ours[1] - theirs[1])
 
     def _refusal(self, mismatch: Estimate) -> str | None:
-        tolerance = self._configuration.calibration.tolerance
-        if abs(mismatch.value) <= tolerance:
+        if abs(mismatch.value) <= self._tolerance:
             return None
-        return f"mean rejections differ by {abs(mismatch.value):.4f} along the texts, more than {tolerance:g}"
+        return f"mean rejections differ by {abs(mismatch.value):.4f} along the texts, more than {self._tolerance:g}"
 
     def _scores(self, rows: Sequence[Row]) -> dict[str, dict[int, np.ndarray]]:
         """By cell and prompt the scores of all samples, `[samples]`, nan where there is none."""
-        samples = self._configuration.texts.samples
         found: dict[str, dict[int, np.ndarray]] = {}
         for row in rows:
             by_prompt = found.setdefault(row["cell"], {})
-            scores = by_prompt.setdefault(row["prompt"], np.full(samples, np.nan))
+            scores = by_prompt.setdefault(row["prompt"], np.full(self._samples, np.nan))
             scores[row["sample"]] = np.nan if row["score"] is None else row["score"]
         return found
 
     def _scored(self, ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> WinRate | None:
-        none = np.full(self._configuration.texts.samples, np.nan)
+        none = np.full(self._samples, np.nan)
         first, second = ([each.get(prompt, none) for prompt in range(self._prompts)] for each in (ours, theirs))
         judged = any((~np.isnan(left + right)).any() for left, right in zip(first, second, strict=True))
         return from_scores(first, second, self._bootstrap) if judged else None
@@ -172,12 +184,12 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def with_published(
-    comparisons: Sequence[Comparison], cells: Sequence[Cell], configuration: Configuration
+    comparisons: Sequence[Comparison], cells: Sequence[Cell], published: Sequence[PublishedRate]
 ) -> list[Comparison]:
     """Set published win rates beside the comparisons they belong to, each with its own interval and p-value."""
     by_label = {cell.label: cell for cell in cells}
     judge = comparisons[0].judge if comparisons else None
-    rates = [rate for rate in configuration.published if rate.judge == judge]
+    rates = [rate for rate in published if rate.judge == judge]
     counts = [from_counts(rate.win_rate, rate.prompts) for rate in rates]
     # a reading of a rule that is not the one published with is the same number once more, not another test
     tests = {(rate.at, rate.win_rate, rate.source): found.p_value for rate, found in zip(rates, counts, strict=True)}
@@ -199,10 +211,8 @@ def with_published(
     return [replace(each, published=beside.get(value(each))) for each in comparisons]
 
 
-def examples(
-    shown: Sequence[Row], cells: Sequence[Cell], prompts: Sequence[str], configuration: Configuration
-) -> list[Example]:
-    """The first texts of the first prompts, level by level, rules without a knob in every one."""
+def examples(shown: Sequence[Row], cells: Sequence[Cell], prompts: Sequence[str], count: int) -> list[Example]:
+    """The first texts of the first so many prompts, level by level, rules without a knob in every one."""
     tokens = {(row["cell"], row["prompt"]): tuple(_token(each) for each in row["tokens"]) for row in shown}
     names = dict.fromkeys(cell.level for cell in cells if cell.level is not None) or {None: None}
     return [
@@ -215,7 +225,7 @@ def examples(
                 if cell.level in (None, level) and (cell.label, prompt) in tokens
             },
         )
-        for prompt in range(min(configuration.examples, len(prompts)))
+        for prompt in range(min(count, len(prompts)))
         for level in names
     ]
 

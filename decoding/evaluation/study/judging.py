@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from decoding.evaluation.files.kept import Row
 from decoding.evaluation.judges import ChatJudge, Judge, LogLikelihood, Question, RewardModel, SequenceKL
-from decoding.evaluation.study.cells import Cell, levels
-from decoding.evaluation.study.configuration import Configuration
-from decoding.evaluation.study.judge_settings import AccountSettings, RewardModelSettings, file_name
+from decoding.evaluation.study.cells import Cell
+from decoding.evaluation.study.judge_settings import AccountSettings, JudgeSettings, RewardModelSettings, file_name
 from decoding.evaluation.study.store import Table
 from solvers.errors import InputError
 
@@ -36,22 +35,24 @@ class Case(NamedTuple):
     sample: int
 
 
-def judges_of(configuration: Configuration, device: str) -> list[tuple[Judge, int | None]]:
-    """Make a configuration's judges, each with how many of a prompt's samples a pairwise one is asked about.
+def judges_of(wanted: Sequence[JudgeSettings], device: str, *, pair_device: str) -> list[tuple[Judge, int | None]]:
+    """Make judges, each with how many of a prompt's samples a pairwise one is asked about.
 
     Parameters
     ----------
-    configuration
-        The study.
+    wanted
+        What the configuration says of them.
     device
         Of this process: a reward model on the pair's device goes there.
+    pair_device
+        The pair's, as the configuration names it.
     """
     made: list[tuple[Judge, int | None]] = []
-    for each in configuration.judges:
+    for each in wanted:
         if isinstance(each, AccountSettings):
             made.append((LogLikelihood() if each.kind == "log_likelihood" else SequenceKL(), None))
         elif isinstance(each, RewardModelSettings):
-            here = device if each.device == configuration.pair.device else each.device
+            here = device if each.device == pair_device else each.device
             model = RewardModel(
                 each.model,
                 device=here,
@@ -68,7 +69,7 @@ def judges_of(configuration: Configuration, device: str) -> list[tuple[Judge, in
 
 
 def cases(
-    judge: Judge, comparisons: int | None, cells: Sequence[Cell], prompts: int, configuration: Configuration
+    judge: Judge, comparisons: int | None, cells: Sequence[Cell], prompts: int, *, samples: int, against: str
 ) -> list[Case]:
     """All questions to a judge.
 
@@ -78,10 +79,11 @@ def cases(
         Of one text, or of two.
     comparisons
         How many of a prompt's samples a pairwise judge is asked about; None for all.
-    cells, prompts, configuration
-        The study.
+    cells, prompts
+        The study; `prompts` is how many there are.
+    samples, against
+        As in `Configuration`.
     """
-    samples = configuration.texts.samples
     if not judge.pairwise:
         return [
             Case(cell.label, None, prompt, sample)
@@ -92,20 +94,19 @@ def cases(
     asked = samples if comparisons is None else min(samples, comparisons)
     return [
         Case(first.label, second.label, prompt, sample)
-        for first, second in pairs_of(cells, configuration)
+        for first, second in pairs_of(cells, against)
         for prompt in range(prompts)
         for sample in range(asked)
     ]
 
 
-def pairs_of(cells: Sequence[Cell], configuration: Configuration) -> list[tuple[Cell, Cell]]:
+def pairs_of(cells: Sequence[Cell], against: str) -> list[tuple[Cell, Cell]]:
     """Cells that are compared: at every level the rule of `against` with each of the others."""
     return [
         (first, second)
-        for level in levels(configuration)
         for first in cells
         for second in cells
-        if first.level == second.level == level and first.rule == configuration.against != second.rule
+        if first.level == second.level is not None and first.rule == against != second.rule
     ]
 
 

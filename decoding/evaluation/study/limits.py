@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from decoding.evaluation.study.strict_yaml import Range, wrong
 
 if TYPE_CHECKING:
-    from decoding.evaluation.study.configuration import Configuration, PairSettings
+    from decoding.evaluation.study.sections import PairSettings
 
 MOST = 1_000_000
 """Texts, or tokens of one: more would take weeks to write, and memory to plan."""
@@ -30,7 +30,7 @@ def check_pair(pair: "PairSettings") -> "PairSettings":
     return pair
 
 
-def check_amount(configuration: "Configuration", prompts: int) -> None:
+def check_amount(prompts: int, samples: int, cells: int) -> None:
     """Check that a study's texts can be planned in memory.
 
     Raises
@@ -38,7 +38,6 @@ def check_amount(configuration: "Configuration", prompts: int) -> None:
     InputError
         They are too many.
     """
-    cells = len(configuration.rules) * len(configuration.at[1])
-    if prompts * configuration.texts.samples * cells > MOST:
-        told = f"{prompts} prompts x {configuration.texts.samples} samples x {cells} rules at values"
+    if prompts * samples * cells > MOST:
+        told = f"{prompts} prompts x {samples} samples x {cells} rules at values"
         wrong("texts.samples", f"at most {MOST} texts in all", told, "lower it, or prompts.limit")

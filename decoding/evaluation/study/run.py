@@ -17,12 +17,13 @@ from decoding.evaluation.judges.doors import check_name
 from decoding.evaluation.prompts import load_prompts
 from decoding.evaluation.study.calibration_texts import calibration_positions, number_of
 from decoding.evaluation.study.cells import Cell, calibrated_cells, calibration_steps, read_cells, write_cells
-from decoding.evaluation.study.configuration import Configuration, PairSettings
+from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.findings import Findings, examples, judge_account, provenances
 from decoding.evaluation.study.judging import Case, ask, cases, judgement_table, question, unanswered
 from decoding.evaluation.study.limits import check_amount
 from decoding.evaluation.study.processes import Processes, device_here, processes_here, share
 from decoding.evaluation.study.results import Comparison, JudgeAccount, Results
+from decoding.evaluation.study.sections import PairSettings
 from decoding.evaluation.study.store import Table
 from decoding.evaluation.study.texts import batches, check_texts, text_key, text_order, write_texts
 from decoding.huggingface.pair import Pair, load_pair, pair_name
@@ -83,7 +84,8 @@ class Study:
         self._calibration_texts = Table(folder / "calibration_texts.jsonl", number_of)
         self._knobs = folder / "calibration.json"
         self.prompts = self._in_turn(self._read_prompts)
-        check_amount(configuration, len(self.prompts))
+        cells = len(configuration.rules) * len(configuration.at[1])
+        check_amount(len(self.prompts), configuration.texts.samples, cells)
         self._main = processes.rank == 0
 
     def run(self, judges: Sequence[tuple[Judge, int | None]], *, forced: bool) -> Results | None:
@@ -124,8 +126,7 @@ class Study:
         texts = self._texts.rows()
         answers = []
         for judge, comparisons in judges:
-            asked = cases(judge, comparisons, cells, len(self.prompts), self.configuration)
-            answers.append(self._judge(judge, asked, texts))
+            answers.append(self._judge(judge, self._cases(judge, comparisons, cells), texts))
         return answers
 
     def _read_prompts(self) -> list[str]:
@@ -175,39 +176,40 @@ class Study:
         }
 
     def _calibrate(self) -> list[Cell]:
-        path, table = self._knobs, self._calibration_texts
+        path, table, told = self._knobs, self._calibration_texts, self.configuration
         if self._main and not path.exists():
             pair, prompts = self._loaded
-            steps = self.configuration.calibration.positions + calibration_steps(self.configuration)
+            steps = told.calibration.positions + calibration_steps(told.rules, told.at)
             with self._track("calibrating", steps, 0) as advance:
                 positions = calibration_positions(
                     pair,
                     prompts,
-                    self.configuration.texts,
+                    told.texts,
                     table,
                     self._provenance,
-                    positions=self.configuration.calibration.positions,
-                    seed=self.configuration.seed,
+                    positions=told.calibration.positions,
+                    seed=told.seed,
                     progress=advance,
                 )
-                write_cells(calibrated_cells(positions, self.configuration, advance), path)
+                write_cells(calibrated_cells(positions, told.rules, told.at, told.seed, advance), path)
         self._processes.wait()
         if not path.exists():
             raise InputError(
                 f"out: expected a folder that every process sees; {path} is missing in process {self._processes.rank}; "
                 "choose one on a shared file system"
             )
-        return read_cells(path, self.configuration)
+        return read_cells(path, told.rules, told.at)
 
     def _write(self, cells: Sequence[Cell]) -> None:
         found, shown = (self._in_turn(table.rows) for table in (self._texts, self._tokens))
-        check_texts(found, cells, len(self.prompts), self.configuration, self._texts.path)
-        every = batches(cells, len(self.prompts), self.configuration)
+        told, prompts = self.configuration, len(self.prompts)
+        check_texts(found, cells, prompts, told.texts.samples, self._texts.path)
+        every = batches(cells, prompts, told.texts)
         todo = [
             batch
             for batch in every
             if any(key not in found for key in batch.keys)
-            or any(key not in shown for key in batch.shown(self.configuration))
+            or any(key not in shown for key in batch.shown(told.examples))
         ]
         left = sum(len(batch.texts) for batch in todo)
         total = sum(len(batch.texts) for batch in every)
@@ -217,8 +219,9 @@ class Study:
         self._processes.wait()
         if todo:
             mine = share(todo, self._processes)
-            pair, prompts = self._loaded
-            written = write_texts(pair, prompts, self.configuration, mine, self._provenance)
+            written = write_texts(
+                *self._loaded, told.texts, mine, self._provenance, seed=told.seed, examples=told.examples
+            )
             with self._track("writing texts", total, total - left) as advance:
                 for rows, shown in written:
                     # tokens first: a text that is there has them
@@ -227,7 +230,7 @@ class Study:
                     advance(len(rows) * self._processes.count)
         self._processes.wait()
         if self._main:
-            order = text_order(cells, len(self.prompts), self.configuration)
+            order = text_order(cells, prompts, told.texts.samples)
             there = len(self._texts.merge(order))
             self._tokens.merge(order)
             if there < len(order):
@@ -235,6 +238,10 @@ class Study:
                     f"{self._texts.path}: expected {len(order)} texts; {there} are there; run the same command again"
                 )
         self._processes.wait()
+
+    def _cases(self, judge: Judge, comparisons: int | None, cells: Sequence[Cell]) -> list[Case]:
+        told = self.configuration
+        return cases(judge, comparisons, cells, len(self.prompts), samples=told.texts.samples, against=told.against)
 
     def _judge(self, judge: Judge, asked: Sequence[Case], texts: dict[Any, Row]) -> list[Row]:
         table = judgement_table(self.folder, judge)
@@ -271,28 +278,34 @@ class Study:
     def _results(
         self, judges: Sequence[tuple[Judge, int | None]], answers: Sequence[list[Row]], *, forced: bool
     ) -> Results:
-        cells = read_cells(self._knobs, self.configuration)
+        told = self.configuration
+        cells = read_cells(self._knobs, told.rules, told.at)
         texts = list(self._texts.rows().values())
-        findings = Findings(cells, len(self.prompts), self.configuration, texts)
+        findings = Findings(
+            cells,
+            len(self.prompts),
+            texts,
+            samples=told.texts.samples,
+            against=told.against,
+            tolerance=told.calibration.tolerance,
+            published=told.published,
+            seed=told.seed,
+        )
         comparisons: list[Comparison] = []
         accounts: list[JudgeAccount] = []
         for (judge, count), rows in zip(judges, answers, strict=True):
-            asked = cases(judge, count, cells, len(self.prompts), self.configuration)
-            accounts.append(judge_account(judge.name, pairwise=judge.pairwise, rows=rows, asked=len(asked)))
+            asked = len(self._cases(judge, count, cells))
+            accounts.append(judge_account(judge.name, pairwise=judge.pairwise, rows=rows, asked=asked))
             comparisons += findings.comparisons(judge.name, pairwise=judge.pairwise, rows=rows, forced=forced)
-        pair = pair_name(self.configuration.pair.target, self.configuration.pair.draft)
+        pair = pair_name(told.pair.target, told.pair.draft)
         shown = list(self._tokens.rows().values())
         return Results(
-            title=f"{pair}: {len(self.prompts)} prompts x {self.configuration.texts.samples} texts",
-            configuration=self.configuration.to_dict() | {"hash": self.configuration.texts_hash},
+            title=f"{pair}: {len(self.prompts)} prompts x {told.texts.samples} texts",
+            configuration=told.to_dict() | {"hash": told.texts_hash},
             provenance=provenances([*texts, *chain.from_iterable(answers)], tuple(self._provenance)),
-            calibration={
-                "positions": self.configuration.calibration.positions,
-                "tolerance": self.configuration.calibration.tolerance,
-                "forced": forced,
-            },
+            calibration=vars(told.calibration) | {"forced": forced},
             cells=findings.cells(),
             comparisons=comparisons,
             judges=accounts,
-            examples=examples(shown, cells, self.prompts, self.configuration),
+            examples=examples(shown, cells, self.prompts, told.examples),
         )

@@ -11,8 +11,8 @@ from torch import Tensor
 from decoding.evaluation.files.kept import Row
 from decoding.evaluation.positions.collect import padded, seed_for, written_tokens
 from decoding.evaluation.study.cells import Cell
-from decoding.evaluation.study.configuration import Configuration
 from decoding.evaluation.study.results import TokenCost
+from decoding.evaluation.study.sections import TextSettings
 from decoding.evaluation.study.token_costs import token_costs
 from decoding.huggingface import generate_plainly
 from decoding.huggingface.pair import Pair
@@ -38,9 +38,9 @@ class Batch(NamedTuple):
         """Keys of its rows."""
         return [(self.cell.label, *text) for text in self.texts]
 
-    def shown(self, configuration: Configuration) -> list[tuple[str, int, int]]:
-        """Keys of the texts that a report shows token by token."""
-        return [key for key in self.keys if key[2] == 0 and key[1] < configuration.examples]
+    def shown(self, examples: int) -> list[tuple[str, int, int]]:
+        """Keys of the texts that a report shows token by token, of so many prompts."""
+        return [key for key in self.keys if key[2] == 0 and key[1] < examples]
 
 
 def text_key(row: Row) -> tuple[str, int, int]:
@@ -48,27 +48,20 @@ def text_key(row: Row) -> tuple[str, int, int]:
     return row["cell"], row["prompt"], row["sample"]
 
 
-def batches(cells: Sequence[Cell], prompts: int, configuration: Configuration) -> list[Batch]:
+def batches(cells: Sequence[Cell], prompts: int, settings: TextSettings) -> list[Batch]:
     """All batches; every cell's before the next texts, so that a part of a study is a fair part."""
-    texts = [(prompt, sample) for sample in range(configuration.texts.samples) for prompt in range(prompts)]
-    size = configuration.texts.batch_size
+    texts = [(prompt, sample) for sample in range(settings.samples) for prompt in range(prompts)]
+    size = settings.batch_size
     blocks = [tuple(texts[start : start + size]) for start in range(0, len(texts), size)]
     return [Batch(cell, block) for block in blocks for cell in cells]
 
 
-def text_order(cells: Sequence[Cell], prompts: int, configuration: Configuration) -> list[tuple[str, int, int]]:
+def text_order(cells: Sequence[Cell], prompts: int, samples: int) -> list[tuple[str, int, int]]:
     """Keys of all texts in the order of the merged file."""
-    return [
-        (cell.label, prompt, sample)
-        for cell in cells
-        for prompt in range(prompts)
-        for sample in range(configuration.texts.samples)
-    ]
+    return [(cell.label, prompt, sample) for cell in cells for prompt in range(prompts) for sample in range(samples)]
 
 
-def check_texts(
-    found: Mapping[Hashable, Row], cells: Sequence[Cell], prompts: int, configuration: Configuration, path: Path
-) -> None:
+def check_texts(found: Mapping[Hashable, Row], cells: Sequence[Cell], prompts: int, samples: int, path: Path) -> None:
     """Check that texts which are there are of these cells and prompts.
 
     Raises
@@ -76,7 +69,7 @@ def check_texts(
     InputError
         A text is of no cell or prompt here, or was written with another knob.
     """
-    wanted = set(text_order(cells, prompts, configuration))
+    wanted = set(text_order(cells, prompts, samples))
     knobs = {cell.label: next(iter(cell.knob.values()), None) for cell in cells}
     for key, row in found.items():
         if key not in wanted:
@@ -92,11 +85,24 @@ def check_texts(
 def write_texts(
     pair: Pair,
     prompts: Sequence[Tensor],
-    configuration: Configuration,
+    settings: TextSettings,
     todo: Sequence[Batch],
     provenance: dict[str, Any],
+    *,
+    seed: int,
+    examples: int,
 ) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Write batches, one after the other: the rows of the texts, and of the tokens of those that will be shown."""
+    """Write batches, one after the other: the rows of the texts, and of the tokens of those that will be shown.
+
+    Parameters
+    ----------
+    pair, prompts
+        The models, and token ids, `[1, length]` each.
+    settings, seed, examples
+        As in `Configuration`.
+    todo, provenance
+        What to write, and what every row says about where it comes from.
+    """
     for batch in todo:
         rule = batch.cell.made()
         input_ids, mask = padded([prompts[prompt] for prompt, _ in batch.texts])
@@ -108,14 +114,14 @@ def write_texts(
             draft=pair.draft,
             attention_mask=mask,
             rule=rule,
-            draft_length=configuration.texts.draft_length,
-            generator=[seed_for(configuration.seed, 4, streams, *text) for text in batch.texts],
-            max_new_tokens=configuration.texts.max_new_tokens,
-            sampling=configuration.texts.sampling,
+            draft_length=settings.draft_length,
+            generator=[seed_for(seed, 4, streams, *text) for text in batch.texts],
+            max_new_tokens=settings.max_new_tokens,
+            sampling=settings.sampling,
         )
         if output.interrupted:
             raise KeyboardInterrupt
-        rows, shown, shown_keys = [], [], batch.shown(configuration)
+        rows, shown, shown_keys = [], [], batch.shown(examples)
         for place, (prompt, sample) in enumerate(batch.texts):
             statistics = output.texts[place]
             tokens = written_tokens(output, place)
@@ -130,7 +136,7 @@ def write_texts(
                 | provenance
             )
             if (batch.cell.label, prompt, sample) in shown_keys:
-                costs = token_costs(pair, prompts[prompt], tokens, statistics, rule, configuration.texts.sampling)
+                costs = token_costs(pair, prompts[prompt], tokens, statistics, rule, settings.sampling)
                 shown.append(where | {"tokens": [_row(each) for each in costs]})
         yield rows, shown
 
