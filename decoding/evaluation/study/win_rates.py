@@ -1,13 +1,12 @@
 """How often one of two rules wins, and what that can settle."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import root_scalar
-from scipy.special import ndtri
+from scipy.special import bdtrik, betainc
 from scipy.stats import binom, binomtest
 
 from decoding.evaluation.bootstrap import COVERAGE, Bootstrap, Estimate, estimate
@@ -20,8 +19,6 @@ PUBLISHED = 5e-4
 """Published win rates are rounded by at most this much: to a tenth of a percent."""
 SCANNED = 1024
 """So many numbers of prompts are tried at once."""
-BERRY_ESSEEN = 0.4748
-"""Shevtsova's constant: a mean of n variables is within this, times E|X|^3 / sd^3 / sqrt(n), of normal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +185,9 @@ def prompts_needed(rate: float, *, level: float = 0.05, power: float = 0.8) -> i
     """Least number of prompts from which on the exact two-sided sign test settles a true win rate.
 
     With this number of prompts n, and with any larger, the test rejects with probability `power` or more; with one
-    less it does not. The power goes up and down with n. It is certainly high enough where, for r = max(rate, 1 - rate)
-    and s = sqrt(r (1 - r)),
-
-    sqrt(n) (r - 1/2) >= sqrt(log(2 / level) / 2) + sqrt(log(1 / (1 - power)) / 2)    (Hoeffding), or
-    sqrt(n) (r - 1/2) >= s z(power + e (1 - 2 s^2) / s) - z(level / 2 - e) / 2    (Berry-Esseen),
-
-    with z the normal quantile and e = 0.4748 / sqrt(n); below that, exact binomial probabilities decide.
+    less it does not. The power goes up and down with n, for the losses that the test allows are whole numbers. With one
+    loss less than the binomial law's continuation to real numbers allows, it is never higher, and grows with n. Where
+    that meets the power the search begins; exact probabilities decide below.
 
     Parameters
     ----------
@@ -221,7 +214,7 @@ def prompts_needed(rate: float, *, level: float = 0.05, power: float = 0.8) -> i
     rate = max(rate, 1 - rate)
     if _power(LARGEST, rate, level) < power:
         return None
-    return _last_failing(_surely_enough(rate, level, power) - 1, rate, level, power) + 1
+    return _last_failing(_enough(rate, level, power) - 1, rate, level, power) + 1
 
 
 def detectable(prompts: int, *, level: float = 0.05, power: float = 0.8) -> float | None:
@@ -314,21 +307,14 @@ def _power(prompts: np.ndarray | int, rate: float, level: float) -> np.ndarray:
     return binom.sf(prompts - losses - 1, prompts, rate) + binom.cdf(losses, prompts, rate)
 
 
-def _surely_enough(rate: float, level: float, power: float) -> int:
-    """A number of prompts from which on either inequality in `prompts_needed` promises the power."""
-    lead, spread = rate - 0.5, math.sqrt(rate * (1 - rate))
-    hoeffding = math.sqrt(math.log(2 / level) / 2) + math.sqrt(-math.log1p(-power) / 2)
+def _enough(rate: float, level: float, power: float) -> int:
+    """A number of prompts near the least from which on the power is high enough, and not below it."""
 
-    def by_berry_esseen(prompts: int) -> bool:
-        if spread == 0:
-            return False
-        error = BERRY_ESSEEN / math.sqrt(prompts)
-        tail, reach = level / 2 - error, power + error * (1 - 2 * spread**2) / spread
-        if tail <= 0 or reach >= 1:
-            return False
-        return math.sqrt(prompts) * lead >= spread * ndtri(reach) - ndtri(tail) / 2
+    def bound(prompts: float) -> float:
+        losses = bdtrik(level / 2, prompts, 0.5) - 1  # the losses allowed, a whole number, are more
+        return betainc(prompts - losses, losses + 1, rate) if losses > -1 else 0.0
 
-    return 1 + bisect_left(range(1, math.ceil((hoeffding / lead) ** 2)), True, key=by_berry_esseen)
+    return math.ceil(root_scalar(lambda each: bound(each) - power, bracket=(1.0, 2.0 * LARGEST)).root) + SCANNED
 
 
 def _last_failing(last: int, rate: float, level: float, power: float) -> int:
