@@ -54,10 +54,10 @@ def show_front(
             answers,
             as_dict,
             check_outputs,
+            draw,
             print_front,
             solve,
             write_json,
-            write_png,
         )
 
         check_outputs([laws], [each for each in (json, png) if each is not None])
@@ -71,7 +71,7 @@ def show_front(
         if json is not None:
             write_json(as_dict(laws, fronts, found), json)
         if png is not None:
-            write_png(fronts, png)
+            draw(fronts, png)
 
 
 def _question(**options: str | None) -> tuple[str | None, tuple[float, ...]]:

@@ -129,7 +129,7 @@ FRONT = [
     ("{files}/logits.npz --json={files}/logits.npz", "expected a file of its own"),
     ("{files}/logits.npz --json={files}/x --png={files}/folder/../x", "expected a file of its own"),
     ("{files}/logits.npz --png={files}/folder", "cannot be written"),
-    ("{files}/logits.npz --rejection=0.1 --json={files}/empty/x", "cannot be written"),
+    ("{files}/logits.npz --rejection=0.1 --json={files}/empty/x", "cannot be made"),
 ]
 EVALUATE = [
     ("{files}/nowhere.yaml", "expected a YAML file"),

@@ -1,6 +1,7 @@
 """Files that survive interruptions: whole or as they were, and rows of which only the last can be cut short."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -62,6 +63,21 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be made: {_reason(error)}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written; its folder is made.
+
+    Raises
+    ------
+    InputError
+        It cannot.
+    """
+    make_folder(path.parent)
+    place = os.path.realpath(path)
+    wrong = errno.EISDIR if os.path.isdir(place) else errno.EACCES
+    if wrong == errno.EISDIR or not os.access(place if os.path.exists(place) else os.path.dirname(place), os.W_OK):
+        raise InputError(f"{path}: cannot be written: {os.strerror(wrong)}")
 
 
 def replace_file(path: Path, write: Callable[[Any], object]) -> None:
@@ -242,6 +258,8 @@ def as_json(value: Any) -> Any:
     """A row as it is read back: infinity is "inf", what is undefined is null."""
     if isinstance(value, dict):
         return {name: as_json(each) for name, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return as_json(value.tolist())
     if isinstance(value, list | tuple):
         return [as_json(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):

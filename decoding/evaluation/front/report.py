@@ -1,6 +1,5 @@
 """Fronts as people and programs read them: answers to questions, a table, JSON, a figure."""
 
-import errno
 import json
 import math
 import os
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from decoding.evaluation.files.kept import as_json, check_writable, make_folder, replace_file
+from decoding.evaluation.files.pictures import write_png
 from decoding.evaluation.sheets import Sheet, print_sheet
 from solvers.arrays import ROUNDING
 from solvers.certificate import Certificate
@@ -258,8 +259,8 @@ def _front_dict(front: ParetoFront, found: Sequence[Answer]) -> dict[str, Any]:
     return {
         "divergence": front.measure.name,
         "label": front.measure.label,
-        "total_variation": _plain(front.total_variation),
-        "grid": {name: _plain(getattr(front, name)) for name in ("rejection", "divergence", "price")},
+        "total_variation": as_json(front.total_variation),
+        "grid": {name: as_json(getattr(front, name)) for name in ("rejection", "divergence", "price")},
         "points": [_point_dict(each) for each in found],
     }
 
@@ -268,28 +269,15 @@ def _point_dict(answer: Answer) -> dict[str, Any]:
     certificate = answer.certificate
     names = ("rejection", "divergence", "price", "floor", "ceiling", "mean_rejection", "mean_divergence")
     proof = ("value", "bound", "gap", "price", "infeasibility", "unique")
-    written: dict[str, Any] = {"asked": _plain(answer.asked)}
-    written |= {name: _plain(getattr(answer, name)) for name in names}
-    written["certificate"] = {name: _plain(getattr(certificate, name)) for name in proof}
+    written: dict[str, Any] = {"asked": as_json(answer.asked)}
+    written |= {name: as_json(getattr(answer, name)) for name in names}
+    written["certificate"] = {name: as_json(getattr(certificate, name)) for name in proof}
     written["certificate"]["proved"] = certificate.holds()
     if answer.alternatives is not None:
         kinds = ("common_price", "equal_budgets", "common_ceiling")
-        written["alternatives"] = {name: _plain(getattr(answer.alternatives, name)) for name in kinds}
-        written["alternatives"]["times_the_least"] = _plain(_gains(answer.alternatives))
+        written["alternatives"] = {name: as_json(getattr(answer.alternatives, name)) for name in kinds}
+        written["alternatives"]["times_the_least"] = as_json(_gains(answer.alternatives))
     return written
-
-
-def _plain(values: Any) -> Any:
-    """Numbers, lists and dicts that JSON can hold."""
-    if isinstance(values, dict):
-        return {name: _plain(value) for name, value in values.items()}
-    if isinstance(values, np.ndarray | np.generic):
-        return _plain(values.tolist())
-    if isinstance(values, list):
-        return [_plain(value) for value in values]
-    if isinstance(values, float) and math.isinf(values):
-        return "inf" if values > 0 else "-inf"
-    return values
 
 
 def write_json(document: dict[str, Any], path: Path) -> None:
@@ -300,10 +288,11 @@ def write_json(document: dict[str, Any], path: Path) -> None:
     InputError
         The file cannot be written.
     """
-    _written(path, lambda: path.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n", encoding="utf-8"))
+    make_folder(path.parent)
+    replace_file(path, lambda file: file.write(json.dumps(document, allow_nan=False, indent=1).encode() + b"\n"))
 
 
-def write_png(fronts: Sequence[ParetoFront], path: Path) -> None:
+def draw(fronts: Sequence[ParetoFront], path: Path) -> None:
     """Draw the fronts, one panel to a divergence; the folder is made if it is not there.
 
     Raises
@@ -317,7 +306,8 @@ def write_png(fronts: Sequence[ParetoFront], path: Path) -> None:
 
     figure = plot_fronts(fronts)
     try:
-        _written(path, lambda: figure.savefig(path, dpi=150, format="png"))
+        make_folder(path.parent)
+        write_png(figure, path)
     finally:
         plt.close(figure)
 
@@ -336,19 +326,4 @@ def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
         if place in taken:
             raise InputError(f"{path}: expected a file of its own for every output; got one twice; choose another name")
         taken.append(place)
-        _written(path, lambda place=place: _check_writable(place))
-
-
-def _check_writable(place: str) -> None:
-    if os.path.isdir(place):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not os.access(place if os.path.exists(place) else os.path.dirname(place), os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def _written(path: Path, write: Callable[[], object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or type(error).__name__}") from None
+        check_writable(path)
