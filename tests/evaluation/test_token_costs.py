@@ -94,9 +94,13 @@ def test_a_replaced_token_stands_beside_the_one_that_was_rejected_with_the_cost_
         assert cost.rejected_cost == pytest.approx(np.log(ratio), abs=1e-5)
 
 
-def test_lossless_tokens_cost_nothing():
-    _, _, costs = generated(SpeculativeSampling())
+@pytest.mark.parametrize("sampling", [PLAIN, Sampling(top_k=2)], ids=str)
+def test_lossless_tokens_cost_nothing_nor_do_rejected_ones_that_the_target_never_writes(sampling):
+    _, _, costs = generated(SpeculativeSampling(), sampling, tokens=24)
     assert max(abs(cost.cost) for cost in costs) < 1e-6
+    rejected = [cost.rejected_cost for cost in costs if cost.rejected_cost is not None]
+    assert rejected
+    assert max(map(abs, rejected)) < 1e-6
 
 
 def test_a_text_without_tokens_has_no_costs():
