@@ -36,6 +36,20 @@ class BlockTree:
             masses.append(masses[-1][..., None] * law)
         return masses
 
+    @property
+    def written(self) -> list[np.ndarray]:
+        """Whether the target may write x^i, for i = 1 .. k: entry i - 1 `[vocab] * i`."""
+        found, before = [], np.ones((), dtype=bool)
+        for law in self.target:
+            before = before[..., None] & (law > 0)
+            found.append(before)
+        return found
+
+    @property
+    def longest(self) -> float:
+        """Most tokens a policy of finite nats accepts: the drafted prefixes that the target may write."""
+        return float(sum(most[free].sum() for most, free in zip(self.reach[1:], self.written, strict=True)))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockPolicy:
@@ -139,9 +153,8 @@ def block_bound(tree: BlockTree, slopes: list[np.ndarray], price: float) -> floa
     Prefixes that the target never writes cannot be accepted at a finite cost, and are left out.
     """
     shifts = [_log_mean(law, each) for law, each in zip(tree.target, slopes, strict=True)]
-    bound, written = -float(shifts[0]), np.ones((), dtype=bool)
-    for i, (most, slope) in enumerate(zip(tree.reach[1:], slopes, strict=True), start=1):
-        written = written[..., None] & (tree.target[i - 1] > 0)
+    bound = -float(shifts[0])
+    for i, (most, slope, written) in enumerate(zip(tree.reach[1:], slopes, tree.written, strict=True), start=1):
         later = shifts[i] if i < len(shifts) else 0.0
         bound -= float((np.where(written, most, 0.0) * positive_part(price + later - slope)).sum())
     return bound

@@ -57,12 +57,12 @@ def call_prices(place: Place, draft_length: int, nats_per_call: float) -> CallPr
     nats_per_call
         mu, finite and not negative.
     """
-    best, cost = _measured(place, np.zeros(draft_length), nats_per_call), np.inf
+    best, cost = measured(place, np.zeros(draft_length), nats_per_call), np.inf
     for _ in range(MOST_ROUNDS):
         if not best.cost < cost * (1.0 - _SETTLED):
             break
         cost = best.cost
-        step = _measured(place, improved(place, draft_length, cost)[0], nats_per_call)
+        step = measured(place, improved(place, draft_length, cost)[0], nats_per_call)
         best = step if step.cost < best.cost else best
     return best
 
@@ -83,7 +83,8 @@ def improved(place: Place, draft_length: int, cost: float) -> tuple[np.ndarray, 
     return prices, price
 
 
-def _measured(place: Place, prices: np.ndarray, nats_per_call: float) -> CallPrices:
+def measured(place: Place, prices: np.ndarray, nats_per_call: float) -> CallPrices:
+    """What any prices `[k]` lead to, and the bound that they prove (T14, c)."""
     kl, rejection = np.zeros((2, len(prices)))
     for index, price in enumerate(prices):
         kl[index], rejection[index] = place(index, float(price))

@@ -270,21 +270,48 @@ def rows(name: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("name", "rejections"),
-    [("compare_embedded", (0.2, 0.1, 0.05)), ("compare_tinystories_llama", (0.198, 0.132, 0.066))],
-)
-def test_the_comparison_on_the_page_is_that_of_the_rows(name, rejections):
-    titles = {
-        "RatioClip": "ratio clip, one ceiling for all positions",
-        "DecodingOPT": "Decoding-OPT",
-        "DecodingUNO": "Decoding-UNO",
-        "DecodingUNO (draft)": "Decoding-UNO as its code is printed",
-    }
-    found = {(row["rule"], row["requested_rejection"]): row["kl_over_common_price"] for row in rows(name)}
-    for rule, title in titles.items():
+TITLES = {
+    "ratio_clip": "ratio clip, one ceiling for all positions",
+    "decoding_opt": "Decoding-OPT",
+    "decoding_uno": "Decoding-UNO",
+    "decoding_uno:residual=draft": "Decoding-UNO as its code is printed",
+}
+OLDER = {
+    "RatioClip": "ratio_clip",
+    "DecodingOPT": "decoding_opt",
+    "DecodingUNO": "decoding_uno",
+    "DecodingUNO (draft)": "decoding_uno:residual=draft",
+}
+"""What rows of `compare` called the rules before it was a study."""
+
+
+def check_ratios(found: dict[tuple[str, float], dict], rejections: tuple[float, ...]) -> None:
+    for rule, title in TITLES.items():
         cells = ["{value:.2f} [{low:.2f}, {high:.2f}]".format(**found[rule, rejection]) for rejection in rejections]
         assert f"| {title} | {' | '.join(cells)} |" in NUMBERS
+
+
+def test_the_demos_numbers_on_the_page_are_those_of_the_rows():
+    written = rows("evaluate_embedded_compare")
+    cells = [row for row in written if row["kind"] == "cell" and row["level"]]
+    check_ratios(
+        {(row["rule"], float(row["level"].split()[1])): row["kl_over_best"] for row in cells}, (0.2, 0.1, 0.05)
+    )
+    duels = [row for row in written if row["kind"] == "comparison" and row["second"].startswith("common_price")]
+    assert [row["adjusted_p"] < 0.05 for row in duels] == [True, True, False]
+    for row in duels:
+        won = row["found"]["majority"]
+        share = f"{won['value']:.0%} [{100 * won['low']:.0f}, {100 * won['high']:.0f}]".replace("%", " %")
+        assert f"| {row['level'].split()[1]} | {share} |" in NUMBERS
+
+
+def test_the_second_pairs_numbers_on_the_page_are_those_of_the_rows():
+    found = {
+        (OLDER[row["rule"]], row["requested_rejection"]): row["kl_over_common_price"]
+        for row in rows("compare_tinystories_llama")
+        if row["rule"] in OLDER
+    }
+    check_ratios(found, (0.198, 0.132, 0.066))
 
 
 def test_the_loops_speed_on_the_page_is_that_of_the_rows():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from solvers.call_program import call_prices, improved
+from solvers.call_program import call_prices, improved, measured
 from solvers.closed_form import ratio_clip_at_price
 
 
@@ -56,6 +56,14 @@ def test_no_prices_on_a_grid_cost_less(mu: float, seed: int):
 def test_the_bound_meets_the_cost(mu: float, k: int):
     found = call_prices(_curve(*_laws(2, 3)), k, mu)
     assert found.bound == pytest.approx(found.cost, abs=1e-11 * (1 + mu))
+
+
+@pytest.mark.parametrize("prices", [(0.0, 0.0, 0.0), (3.0, 0.1, 0.1), (0.1, 0.1, 9.0)])
+def test_prices_that_are_not_the_best_prove_a_bound_below_the_best_and_have_a_gap(prices):
+    place = _curve(*_laws(2, 3))
+    best, other = call_prices(place, 3, 0.4), measured(place, np.array(prices), 0.4)
+    assert other.cost == pytest.approx(_cost(place, prices, 0.4), rel=1e-12)
+    assert other.bound < best.cost < other.cost - 1e-3
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

@@ -15,7 +15,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from break_table import BREAKS, Break
+from break_table import SOLVERS, TRADEOFF, Break
+from break_table_decoding import DECODING, EVALUATION
+
+BREAKS = SOLVERS + TRADEOFF + DECODING + EVALUATION
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 900

@@ -1,7 +1,6 @@
 """The table of deliberate breaks is of this tree."""
 
-from break_table import BREAKS
-from breaks import ROOT, occurrences
+from breaks import BREAKS, ROOT, occurrences
 
 
 def test_every_break_has_a_name_of_its_own_a_line_to_break_and_tests_to_notice_it():

@@ -1,5 +1,6 @@
 """The front of one block: proved points, its lossless end, and questions that have no answer."""
 
+import numpy as np
 import pytest
 from prefixes import prefix_laws
 from tolerances import assert_at_most, assert_close
@@ -27,3 +28,19 @@ def test_questions_without_an_answer_are_refused(asked):
     front = solve_block_pareto(prefix_laws(0, horizon=2), prefix_laws(1, horizon=2), draft_length=2)
     with pytest.raises(InputError, match="expected"):
         front.at(**asked)
+
+
+def test_the_longest_length_is_what_the_target_may_write_of_the_draft():
+    front = solve_block_pareto(
+        [np.array([0.6, 0.4]), np.array([[0.5, 0.5], [0.1, 0.9]])],
+        [np.array([1.0, 0.0]), np.array([[0.3, 0.7], [0.5, 0.5]])],
+        draft_length=2,
+    )
+    assert front.longest == pytest.approx(0.6 + 0.6)
+    assert_close(front.at(length=1.19).length, 1.19, "interior point objective")
+    with pytest.raises(InputError, match=r"length: expected a number from 0 to 1\.2; got 1\.3"):
+        front.at(length=1.3)
+    assert repr(front) == (
+        "BlockFront (2 drafted, 2 tokens): least nats of a round at any accepted length\n"
+        "  up to 1.2 accepted tokens; .at(length= or price=)"
+    )

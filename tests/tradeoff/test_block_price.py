@@ -107,6 +107,16 @@ def test_a_block_of_one_token_is_the_common_price(seed, zeros, price):
 
 
 @pytest.mark.parametrize(("seed", "zeros"), CASES)
+def test_the_laws_along_a_block_are_those_of_the_definition(seed, zeros):
+    for _, block in blocks_of(*trees(seed, zeros), 3):
+        weight = 1.0
+        for place, (token, law) in enumerate(zip(block.drafted, BlockPrice(price=1.5).shaped(block), strict=True)):
+            p, q = block.draft[place], block.target[place]
+            assert_close(law, bisected(p, q, weight, 1.5), "price root")
+            weight = min(1.0, weight * float(law[token]) / float(p[token]))
+
+
+@pytest.mark.parametrize(("seed", "zeros"), CASES)
 @pytest.mark.parametrize("price", [0.0, 0.4, (2.0, 0.5), math.inf])
 def test_tokens_after_a_kept_prefix_have_the_shaped_law_and_nats_add_up(seed, zeros, price):
     length, rule = 3, BlockPrice(price=price)

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
+from solvers.arrays import ROUNDING
 from solvers.errors import InputError
 from solvers.printing import lines, number
 from tradeoff.outcome.block import PrefixLaws, checked_tree
 
 if TYPE_CHECKING:
     from solvers.block_program import BlockOptimum, BlockTree
+
+DEAREST = 100.0
+"""Nats per accepted token; beyond, exp(-price) is nothing to the solver."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,17 +63,35 @@ class BlockFront:
 
     tree: "BlockTree"
 
+    @property
+    def longest(self) -> float:
+        """Most expected accepted tokens at finite nats: of what is drafted, all that the target may write."""
+        return self.tree.longest
+
     def at(self, *, length: float | None = None, price: float | None = None) -> BlockPoint:
-        """The point at an expected accepted length, or at a price in nats per accepted token: one of the two."""
+        """The point at an expected accepted length, or at a price in nats per accepted token: one of the two.
+
+        Raises
+        ------
+        InputError
+            Both or neither; a length that no policy of finite nats reaches; a price below 0 or above `DEAREST`.
+        """
         if (length is None) == (price is None):
             raise InputError("at: expected length= or price=; got both or neither; give one of them")
         name, value = ("length", length) if price is None else ("price", price)
-        most = float(len(self.tree.draft)) if price is None else 100.0
-        if not (isinstance(value, Real) and 0 <= value <= most):
-            raise InputError(f"{name}: expected a number from 0 to {most:g}; got {value!r}; choose one in that range")
+        most = self.longest if price is None else DEAREST
+        if not (isinstance(value, Real) and 0 <= value <= most + ROUNDING):
+            raise InputError(f"{name}: expected a number from 0 to {most:.6g}; got {value!r}; choose one in that range")
         from solvers.block_program import solve_block  # cvxpy loads on use
 
         return BlockPoint(optimum=solve_block(self.tree, length=length, price=price))
+
+    def __repr__(self) -> str:
+        vocab, places = self.tree.draft[-1].shape[-1], len(self.tree.draft)
+        return lines(
+            f"{type(self).__name__} ({places} drafted, {vocab} tokens): least nats of a round at any accepted length",
+            f"up to {number(self.longest)} accepted tokens; .at(length= or price=)",
+        )
 
 
 def solve_block_pareto(draft: PrefixLaws, target: PrefixLaws, *, draft_length: int) -> BlockFront:

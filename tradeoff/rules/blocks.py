@@ -3,7 +3,6 @@
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from solvers.arrays import normalised, positive_part
 from solvers.closed_form import block_clip
 from solvers.errors import InputError
 from tradeoff.rule import Block, Verdict
+from tradeoff.rules.parts import check_prices, price_at
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class BlockPrice:
     price: float | tuple[float, ...]
 
     def __post_init__(self) -> None:
-        prices = self.price if isinstance(self.price, tuple) else (self.price,)
-        if not prices or not all(isinstance(each, Real) and each >= 0 for each in prices):
-            raise InputError(
-                f"price: expected a number >= 0 (nats per stop), or a tuple of them; got {self.price!r}; 0 is lossless"
-            )
+        check_prices("price", self._prices, "a number >= 0 (nats per stop), or a tuple of them", self.price)
+
+    @property
+    def _prices(self) -> tuple[float, ...]:
+        return self.price if isinstance(self.price, tuple) else (self.price,)
 
     def initial_state(self) -> Hashable:
         """Return (): rounds are independent."""
@@ -82,12 +82,10 @@ class BlockPrice:
 
     def shaped(self, block: Block) -> np.ndarray:
         """The laws pi_1 .. pi_k along the block, `[k, vocab]`."""
-        prices = self.price if isinstance(self.price, tuple) else (self.price,)
         weight, laws = 1.0, np.empty_like(block.target[:-1])
         for place, token in enumerate(block.drafted):
             draft = block.draft[place]
-            price = prices[min(place, len(prices) - 1)]
-            laws[place] = block_clip(draft, block.target[place], np.asarray(weight), float(price))
+            laws[place] = block_clip(draft, block.target[place], np.asarray(weight), price_at(self._prices, place))
             weight = _owed(weight, float(laws[place, token]), float(draft[token]))
         return laws
 

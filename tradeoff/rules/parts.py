@@ -90,6 +90,24 @@ def whole(name: str, value: object) -> None:
         raise InputError(f"{name}: expected a whole number >= 1; got {value}")
 
 
+def price_at(prices: tuple[float, ...], place: int) -> float:
+    """The price at a place of the block, from 0; a block longer than its prices goes on at the last."""
+    return float(prices[min(place, len(prices) - 1)])
+
+
+def check_prices(name: str, prices: tuple[object, ...], wanted: str, got: object) -> None:
+    """Check that there is a price, and that each is a number >= 0; infinity is one.
+
+    Raises
+    ------
+    InputError
+        There is none, or one is no price.
+    """
+    good = all(isinstance(each, Real) and not isinstance(each, bool) and float(each) >= 0 for each in prices)
+    if not prices or not good:
+        raise InputError(f"{name}: expected {wanted}; got {got!r}; 0 is lossless")
+
+
 def one_of(name: str, value: object, words: tuple[object, ...]) -> None:
     """Check that a value is one of the words.
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 
 from solvers import closed_form
-from solvers.errors import InputError
 from tradeoff.rule import Block, Verdict
+from tradeoff.rules.parts import check_prices, price_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +31,8 @@ class PricedPlaces:
     prices: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        good = isinstance(self.prices, tuple) and bool(self.prices)
-        if not good or not all(
-            isinstance(price, Real) and not isinstance(price, bool) and price >= 0 for price in self.prices
-        ):
-            raise InputError(
-                f"prices: expected a tuple of one number >= 0 per place; got {self.prices!r}; 0 is lossless there"
-            )
+        given = self.prices if isinstance(self.prices, tuple) else ()
+        check_prices("prices", given, "a tuple of one number >= 0 per place", self.prices)
 
     def initial_state(self) -> Hashable:
         """Return (): rounds are independent."""
@@ -47,7 +41,7 @@ class PricedPlaces:
     def verdict(self, block: Block, state: Hashable) -> Verdict:
         """Return the law of the first rejection, the residuals, and the target after the whole block."""
         count = len(block.drafted)
-        prices = np.array([self.prices[min(place, len(self.prices) - 1)] for place in range(count)], dtype=np.float64)
+        prices = np.array([price_at(self.prices, place) for place in range(count)], dtype=np.float64)
         clip = closed_form.ratio_clip_at_price(block.draft[:count], block.target[:count], prices)
         kept = clip.acceptance[np.arange(count), np.array(block.drafted, dtype=np.intp)]
         reached = np.append(1.0, np.cumprod(kept))
