@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from decoding.evaluation.study.judge_settings import JudgeSettings, file_name, read_judge
-from decoding.evaluation.study.limits import check_pair
 from decoding.evaluation.study.sections import (
     REJECTION,
     At,
@@ -154,7 +153,7 @@ def _overridden(given: dict[Any, Any], overrides: Mapping[str, Any]) -> dict[Any
 def _checked(given: dict[Any, Any]) -> Configuration:
     check_keys(given, _DEFAULTS, "")
     given = _DEFAULTS | {key: value for key, value in given.items() if value is not None}
-    pair = check_pair(read_settings(PairSettings, given["pair"], "pair"))
+    pair = _two_models(read_settings(PairSettings, given["pair"], "pair"))
     prompts = read_settings(PromptSettings, given["prompts"], "prompts")
     if "{prompt}" not in prompts.template:
         wrong("prompts.template", "{prompt} in it, where the prompt goes", prompts.template)
@@ -177,6 +176,21 @@ def _checked(given: dict[Any, Any]) -> Configuration:
         seed=read_value(Natural, given["seed"], "seed"),
         published=_published(given["published"], [family.spec for family in compared], at, against, judges),
     )
+
+
+def _two_models(pair: PairSettings) -> PairSettings:
+    """Give a pair back if it is two models, or the embedded one.
+
+    Raises
+    ------
+    InputError
+        One model, or one twice.
+    """
+    if (pair.target is None) != (pair.draft is None):
+        wrong("pair", "both a target and a draft, or neither for the embedded pair", pair.target or pair.draft)
+    if pair.target and pair.draft and os.path.realpath(pair.target) == os.path.realpath(pair.draft):
+        wrong("pair.draft", "another model than the target, of which something is rejected", pair.draft)
+    return pair
 
 
 def _families(given: object) -> list[Family]:
